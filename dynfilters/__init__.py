@@ -1,0 +1,55 @@
+"""dynfilters: the zoo of dynamic convolution filters for PyTorch."""
+
+from dynfilters import nn, ops
+from dynfilters.filters import (
+    DDF,
+    Carafe,
+    CarafeUp,
+    CondConv,
+    Conv,
+    DDFChannel,
+    DDFSpatial,
+    DDFUp,
+    DwCondConv,
+    DwConv,
+    DwWeightNet,
+    FilterInfo,
+    Involution,
+    WeightNet,
+    create_filter,
+    filter_info,
+    list_filters,
+    register_filter,
+)
+from dynfilters.nn import Taps, create_activation, list_activations, register_activation
+from dynfilters.registry import UnknownNameError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DDF",
+    "Carafe",
+    "CarafeUp",
+    "CondConv",
+    "Conv",
+    "DDFChannel",
+    "DDFSpatial",
+    "DDFUp",
+    "DwCondConv",
+    "DwConv",
+    "DwWeightNet",
+    "FilterInfo",
+    "Involution",
+    "Taps",
+    "UnknownNameError",
+    "WeightNet",
+    "create_activation",
+    "create_filter",
+    "filter_info",
+    "list_activations",
+    "list_filters",
+    "nn",
+    "ops",
+    "register_activation",
+    "register_filter",
+]

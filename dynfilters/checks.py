@@ -1,0 +1,55 @@
+"""Checks of arguments, so that bad input is named where it enters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def check_positive(name: str, value: int) -> int:
+    """`value` if it is an integer of at least 1, else `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    return value
+
+
+def check_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
+    """`kernel_size` as (kh, kw), both odd: an even kernel has no centre."""
+    pair = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
+    if len(pair) != 2 or any(isinstance(k, bool) or not isinstance(k, int) for k in pair):
+        raise ValueError(f"kernel_size: expected an odd integer or a pair, got {kernel_size!r}")
+    if any(k < 1 or k % 2 == 0 for k in pair):
+        raise ValueError(f"kernel_size: expected odd and positive, got {kernel_size!r}")
+    return pair
+
+
+def check_odd(name: str, value: int) -> int:
+    """`value` if it is an odd integer of at least 1, else `ValueError`."""
+    if check_positive(name, value) % 2 == 0:
+        raise ValueError(f"{name}: expected odd and positive, got {value!r}")
+    return value
+
+
+def check_divides(name: str, divisor: int, of: str, value: int) -> int:
+    """`divisor` if it is positive and divides `value`, which the message calls `of`."""
+    check_positive(name, divisor)
+    if value % divisor:
+        raise ValueError(f"{name}: expected a divisor of {of}={value}, got {divisor}")
+    return divisor
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """`ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}")
+
+
+def check_like(name: str, tensor: Tensor, of: str, other: Tensor) -> None:
+    """`ValueError` unless `tensor` has the device and the dtype of `other`, called `of`."""
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name}: expected the device of {of}, {other.device}, got {tensor.device}"
+        )
+    if tensor.dtype != other.dtype:
+        raise ValueError(f"{name}: expected the dtype of {of}, {other.dtype}, got {tensor.dtype}")

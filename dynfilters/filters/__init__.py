@@ -1,0 +1,37 @@
+"""The zoo, one file a paper."""
+
+from dynfilters.filters.carafe import Carafe, CarafeUp
+from dynfilters.filters.condconv import CondConv, DwCondConv
+from dynfilters.filters.ddf import DDF, DDFChannel, DDFSpatial
+from dynfilters.filters.ddf_up import DDFUp
+from dynfilters.filters.involution import Involution
+from dynfilters.filters.static import Conv, DwConv
+from dynfilters.filters.weightnet import DwWeightNet, WeightNet
+from dynfilters.filters.zoo import (
+    FilterInfo,
+    create_filter,
+    filter_info,
+    list_filters,
+    register_filter,
+)
+
+__all__ = [
+    "DDF",
+    "Carafe",
+    "CarafeUp",
+    "CondConv",
+    "Conv",
+    "DDFChannel",
+    "DDFSpatial",
+    "DDFUp",
+    "DwCondConv",
+    "DwConv",
+    "DwWeightNet",
+    "FilterInfo",
+    "Involution",
+    "WeightNet",
+    "create_filter",
+    "filter_info",
+    "list_filters",
+    "register_filter",
+]

@@ -1,0 +1,129 @@
+"""CondConv: a mixture of experts in weight space."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dynfilters.checks import check_divides, check_positive
+from dynfilters.filters.zoo import register_filter
+from dynfilters.nn import DenseFilter, DepthwiseFilter, ExpertsBranch, Taps
+
+PAPER = {
+    "paper": "CondConv: Conditionally Parameterized Convolutions for Efficient Inference",
+    "year": 2019,
+    "url": "https://arxiv.org/abs/1904.04971",
+    "channel_adaptive": True,
+    "default_activation": "sigmoid",
+}
+
+
+class _Routed:
+    """The experts' weight and bias are mixed by one routing, which may come from outside."""
+
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+        self.check_x(x)
+        guide = x if guide is None else guide
+        self.check_guide(x, guide)
+        (kind, branch), *_ = self.branches.items()
+        taps, bias = branch(guide)
+        return Taps(**{kind: taps}, bias=bias)
+
+    def check_guide(self, x: Tensor, guide: Tensor) -> None:
+        branch = next(iter(self.branches.values()))
+        if branch.router is not None:
+            return super().check_guide(x, guide)
+        expected = x.shape[0], branch.weight.shape[0]
+        if tuple(guide.shape) != expected:
+            raise ValueError(
+                f"guide: expected the routing weights (B, experts)={expected}, as the layer does "
+                f"not route by itself, got {tuple(guide.shape)}"
+            )
+        self._check_like_parameters("guide", guide)
+
+
+@register_filter("condconv", **PAPER)
+class CondConv(_Routed, DenseFilter):
+    """CondConv: a dense filter per sample, mixed from experts.
+
+    w[b] = Σ_e r[b,e]·W[e], r = σ(R·mean(guide) + b), y[b] = w[b] ∗ x[b].
+    Yang et al., "CondConv", NeurIPS 2019, eq. 1 and 2.
+
+    Args:
+        activation: σ, of the routing; None for sigmoid.
+        experts: how many.
+        groups: as in `torch.nn.Conv2d`.
+        bias: of every expert, mixed like its weight.
+        padding: None for dilation·(k//2), or "same" for TensorFlow's asymmetric padding.
+        routing: False leaves R out; the guide must then be r, (B, experts).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: str | None = None,
+        *,
+        experts: int = 8,
+        groups: int = 1,
+        bias: bool = False,
+        padding: str | None = None,
+        routing: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            dilation,
+            groups=groups,
+            padding=padding,
+        )
+        check_divides("groups", groups, "in_channels", in_channels)
+        check_divides("groups", groups, "out_channels", self.out_channels)
+        shape = (self.out_channels, in_channels // groups, *self.kernel_size)
+        self.branches["weight"] = ExpertsBranch(
+            in_channels,
+            shape,
+            activation=activation or "sigmoid",
+            experts=check_positive("experts", experts),
+            fan_in=in_channels // groups * self.taps,
+            bias=bias,
+            routing=routing,
+        )
+
+
+@register_filter("dw_condconv", **PAPER)
+class DwCondConv(_Routed, DepthwiseFilter):
+    """Depth-wise CondConv: a filter per sample and channel, mixed from experts.
+
+    w[b,c] = Σ_e r[b,e]·W[e,c], r = σ(R·mean(guide) + b), y[b,c] = w[b,c] ∗ x[b,c].
+    Yang et al., "CondConv", NeurIPS 2019, as in its MobileNet.
+
+    Args: see `CondConv`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: str | None = None,
+        *,
+        experts: int = 8,
+        routing: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation)
+        self.branches["channel"] = ExpertsBranch(
+            in_channels,
+            (in_channels, self.taps),
+            activation=activation or "sigmoid",
+            experts=check_positive("experts", experts),
+            fan_in=self.taps,
+            bias=False,
+            routing=routing,
+        )

@@ -1,0 +1,105 @@
+"""Decoupled dynamic filters, and what is left of them with one branch removed."""
+
+from __future__ import annotations
+
+from dynfilters.checks import check_divides
+from dynfilters.filters.zoo import register_filter
+from dynfilters.nn import (
+    DepthwiseFilter,
+    PointwiseBranch,
+    SqueezeExciteBranch,
+    nonlinearity_gain,
+)
+
+PAPER = {
+    "paper": "Decoupled Dynamic Filter Networks",
+    "year": 2021,
+    "url": "https://arxiv.org/abs/2104.14107",
+    "default_activation": "filter_norm",
+}
+
+
+@register_filter("ddf", spatial_adaptive=True, channel_adaptive=True, **PAPER)
+class DDF(DepthwiseFilter):
+    """Decoupled dynamic filter: spatial taps times (or plus) channel taps.
+
+    y[b,c,p] = Σ_k (s[b,g(c),k,p] ∘ c[b,c,k]) · x[b, c, stride·p + dilation·(k − centre)], with s
+    from a 1×1 convolution and c from a squeeze-and-excitation of the guide, both filter-
+    normalized. Zhou et al., "Decoupled Dynamic Filter Networks", CVPR 2021, eq. 2 and 3.
+
+    Args:
+        activation: of both branches; None for filter normalization.
+        spatial_activation, channel_activation: override it one by one.
+        combine: ∘, "mul" or "add".
+        groups: the paper's heads: the channels of a group share spatial taps.
+        squeeze_ratio: the squeeze has max(1, ⌊in_channels·squeeze_ratio⌋) channels.
+        nonlinearity: "relu" or "linear", the gain √2 or 1 of filter normalization.
+    """
+
+    kinds = ("spatial", "channel")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: str | None = None,
+        *,
+        combine: str = "mul",
+        groups: int = 1,
+        squeeze_ratio: float = 0.2,
+        spatial_activation: str | None = None,
+        channel_activation: str | None = None,
+        nonlinearity: str = "relu",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, combine=combine)
+        check_options(in_channels, groups, squeeze_ratio)
+        activation = activation or "filter_norm"
+        gain = nonlinearity_gain(nonlinearity)
+        if "spatial" in self.kinds:
+            self.branches["spatial"] = PointwiseBranch(
+                in_channels,
+                groups,
+                self.taps,
+                stride=stride,
+                activation=spatial_activation or activation,
+                gain=gain,
+            )
+        if "channel" in self.kinds:
+            self.branches["channel"] = SqueezeExciteBranch(
+                in_channels,
+                in_channels,
+                self.taps,
+                squeeze_ratio=squeeze_ratio,
+                activation=channel_activation or activation,
+                gain=gain,
+            )
+
+
+@register_filter("ddf_spatial", spatial_adaptive=True, **PAPER)
+class DDFSpatial(DDF):
+    """DDF with its spatial branch alone: taps shared by the channels of a group.
+
+    Same arguments as `DDF`; those of the channel branch, and `combine`, have no effect.
+    """
+
+    kinds = ("spatial",)
+
+
+@register_filter("ddf_channel", channel_adaptive=True, **PAPER)
+class DDFChannel(DDF):
+    """DDF with its channel branch alone: taps shared by all positions.
+
+    Same arguments as `DDF`; those of the spatial branch, and `combine`, have no effect.
+    """
+
+    kinds = ("channel",)
+
+
+def check_options(in_channels: int, groups: int, squeeze_ratio: float) -> None:
+    """`ValueError` unless groups divide the channels and the ratio is in (0, 1]."""
+    check_divides("groups", groups, "in_channels", in_channels)
+    if not 0 < squeeze_ratio <= 1:
+        raise ValueError(f"squeeze_ratio: expected above 0, at most 1, got {squeeze_ratio}")

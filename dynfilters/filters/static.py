@@ -1,0 +1,108 @@
+"""Static convolutions: the baselines, whose filters do not depend on the input."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dynfilters.checks import check_divides
+from dynfilters.filters.zoo import register_filter
+from dynfilters.nn import DenseFilter, DepthwiseFilter, Taps
+
+
+class _Static:
+    """What both share: a `torch.nn.Conv2d`, which `forward` calls directly.
+
+    Its filters as taps are the same for every sample and whatever the guide.
+    """
+
+    conv: nn.Conv2d
+
+    def _convolution(self, groups: int, bias: bool, out_channels: int) -> nn.Conv2d:
+        padding = tuple(self.dilation * (k // 2) for k in self.kernel_size)
+        return nn.Conv2d(
+            self.in_channels,
+            out_channels,
+            self.kernel_size,
+            self.stride,
+            padding,
+            self.dilation,
+            groups,
+            bias,
+        )
+
+    def _per_sample(self, x: Tensor, parameter: Tensor | None) -> Tensor | None:
+        return None if parameter is None else parameter.expand(x.shape[0], *parameter.shape)
+
+
+@register_filter("conv", summary="Static dense convolution, the baseline.")
+class Conv(_Static, DenseFilter):
+    """y[b,o] = Σ_c w[o,c] ∗ x[b,c] (+ bias): `torch.nn.Conv2d` with padding dilation·(k//2).
+
+    Args:
+        activation: accepted for a uniform interface; nothing is generated that it could act on.
+        groups, bias: as in `torch.nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: str | None = None,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        check_divides("groups", groups, "in_channels", in_channels)
+        check_divides("groups", groups, "out_channels", out_channels or in_channels)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups=groups)
+        self.conv = self._convolution(groups, bias, self.out_channels)
+
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+        self.check_x(x)
+        return Taps(
+            weight=self._per_sample(x, self.conv.weight), bias=self._per_sample(x, self.conv.bias)
+        )
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        self.check_x(x)
+        return self.conv(x)
+
+
+@register_filter("dwconv", summary="Static depth-wise convolution, the baseline of its family.")
+class DwConv(_Static, DepthwiseFilter):
+    """y[b,c] = w[c] ∗ x[b,c] (+ bias), then the 1×1 convolution if out_channels differs.
+
+    Args:
+        activation: accepted for a uniform interface; nothing is generated that it could act on.
+        bias: of the output, as in `torch.nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        activation: str | None = None,
+        *,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation)
+        self.conv = self._convolution(in_channels, False, in_channels)
+        self.bias = nn.Parameter(self.conv.weight.new_zeros(self.out_channels)) if bias else None
+
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+        self.check_x(x)
+        return Taps(
+            channel=self._per_sample(x, self.conv.weight.flatten(1)),
+            bias=self._per_sample(x, self.bias),
+        )
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        self.check_x(x)
+        y = self.project(self.conv(x))
+        return y if self.bias is None else y + self.bias[:, None, None]

@@ -1,0 +1,37 @@
+"""Building blocks: taps, activations, branches, and the base of every filter."""
+
+from dynfilters.nn.activations import (
+    FilterNorm,
+    create_activation,
+    list_activations,
+    nonlinearity_gain,
+    register_activation,
+)
+from dynfilters.nn.branches import (
+    BottleneckBranch,
+    EncoderBranch,
+    ExpertsBranch,
+    GroupedFCBranch,
+    PointwiseBranch,
+    SqueezeExciteBranch,
+)
+from dynfilters.nn.layers import DenseFilter, DepthwiseFilter, DynamicFilter
+from dynfilters.nn.taps import Taps
+
+__all__ = [
+    "BottleneckBranch",
+    "DenseFilter",
+    "DepthwiseFilter",
+    "DynamicFilter",
+    "EncoderBranch",
+    "ExpertsBranch",
+    "FilterNorm",
+    "GroupedFCBranch",
+    "PointwiseBranch",
+    "SqueezeExciteBranch",
+    "Taps",
+    "create_activation",
+    "list_activations",
+    "nonlinearity_gain",
+    "register_activation",
+]

@@ -1,0 +1,281 @@
+"""Branches: modules that generate taps from a feature map, activation included.
+
+| branch | guide → | adapts to | of |
+| --- | --- | --- | --- |
+| `PointwiseBranch` | spatial taps | position | DDF |
+| `SqueezeExciteBranch` | channel taps | channel | DDF |
+| `BottleneckBranch` | spatial taps | position | Involution |
+| `EncoderBranch` | spatial taps | position | CARAFE |
+| `GroupedFCBranch` | channel taps or dense weight | channel | WeightNet |
+| `ExpertsBranch` | channel taps or dense weight | channel | CondConv |
+
+Each has `activation`, called once a forward.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dynfilters.nn.activations import create_activation
+
+
+def _mean_over_positions(guide: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, C, 1, 1)"""
+    return guide.mean((2, 3), keepdim=True)
+
+
+class PointwiseBranch(nn.Module):
+    """DDF's spatial branch: s = activation(W·guide + b), a 1×1 convolution.
+
+    With `encoder_size`, the s² places of a sub-pixel cell each have a depth-wise convolution of
+    that size and a 1×1 convolution of their own (DDF-Up). Without, one 1×1 convolution gives all.
+
+    Shapes: guide (B, C, H, W) → (B, groups, taps, H_out·scale, W_out·scale).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        taps: int,
+        *,
+        activation: str,
+        gain: float,
+        stride: int = 1,
+        scale: int = 1,
+        encoder_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.groups, self.scale = groups, scale
+        cells = scale**2
+        own = cells if encoder_size else 1
+        self.encoder = None
+        if encoder_size:
+            padding = encoder_size // 2
+            self.encoder = nn.Conv2d(
+                channels, channels * cells, encoder_size, padding=padding, groups=channels
+            )
+        self.conv = nn.Conv2d(channels * own, cells * groups * taps, 1, stride, groups=own)
+        self.activation = create_activation(activation, filters=groups, taps=taps, gain=gain)
+
+    def forward(self, guide: Tensor) -> Tensor:
+        s = self.scale
+        if self.encoder is not None:
+            guide = rearrange(self.encoder(guide), "b (c p) h w -> b (p c) h w", p=s * s)
+        taps = rearrange(
+            self.conv(guide), "b (u v g k) h w -> b g k (h u) (w v)", u=s, v=s, g=self.groups
+        )
+        return self.activation(taps)
+
+
+class SqueezeExciteBranch(nn.Module):
+    """DDF's channel branch: c = activation(W₂·relu(W₁·mean(guide) + b₁) + b₂).
+
+    With scale > 1, every place of a sub-pixel cell has W₁ and W₂ of its own.
+
+    Shapes: guide (B, C_guide, H, W) → (B, channels, taps), or (B, channels, taps, scale²).
+    """
+
+    def __init__(
+        self,
+        guide_channels: int,
+        channels: int,
+        taps: int,
+        *,
+        activation: str,
+        gain: float,
+        squeeze_ratio: float,
+        scale: int = 1,
+    ) -> None:
+        super().__init__()
+        self.channels, self.cells = channels, scale**2
+        hidden = max(1, int(guide_channels * squeeze_ratio)) * self.cells
+        self.squeeze = nn.Conv2d(guide_channels, hidden, 1)
+        self.expand = nn.Conv2d(hidden, channels * taps * self.cells, 1, groups=self.cells)
+        self.activation = create_activation(
+            activation, filters=channels, taps=taps, phases=self.cells, gain=gain, learned_std=True
+        )
+
+    def forward(self, guide: Tensor) -> Tensor:
+        hidden = torch.relu(self.squeeze(_mean_over_positions(guide)))
+        taps = rearrange(
+            self.expand(hidden), "b (p c k) 1 1 -> b c k p", p=self.cells, c=self.channels
+        )
+        return self.activation(taps.squeeze(3) if self.cells == 1 else taps)
+
+
+class BottleneckBranch(nn.Module):
+    """Involution's: s = activation(W₂·relu(BN(W₁·pool(guide))) + b₂), pool of size and stride s.
+
+    Where the stride does not divide the size, the last window is smaller.
+
+    Shapes: guide (B, C, H, W) → (B, groups, taps, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
+
+    def __init__(
+        self, channels: int, groups: int, taps: int, *, activation: str, stride: int, reduction: int
+    ) -> None:
+        super().__init__()
+        self.groups = groups
+        hidden = max(1, channels // reduction)
+        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.norm = nn.BatchNorm2d(hidden)
+        self.span = nn.Conv2d(hidden, groups * taps, 1)
+        self.activation = create_activation(activation, filters=groups, taps=taps)
+        for conv in (self.reduce, self.span):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.span.bias)
+
+    def forward(self, guide: Tensor) -> Tensor:
+        hidden = torch.relu(self.norm(self.reduce(self.pool(guide))))
+        return self.activation(
+            rearrange(self.span(hidden), "b (g k) h w -> b g k h w", g=self.groups)
+        )
+
+
+class EncoderBranch(nn.Module):
+    """CARAFE's kernel prediction: s = activation(shuffle(W₂ * (W₁·guide + b₁) + b₂)).
+
+    W₁ compresses the channels, W₂ is a convolution over the surroundings of every position.
+
+    Shapes: guide (B, C, H, W) → (B, groups, taps, H_out·scale, W_out·scale).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        taps: int,
+        *,
+        activation: str,
+        compressed_channels: int,
+        encoder_kernel_size: int,
+        encoder_dilation: int = 1,
+        stride: int = 1,
+        scale: int = 1,
+    ) -> None:
+        super().__init__()
+        self.groups, self.scale = groups, scale
+        padding = encoder_dilation * (encoder_kernel_size // 2)
+        self.compress = nn.Conv2d(channels, compressed_channels, 1)
+        self.encode = nn.Conv2d(
+            compressed_channels,
+            groups * taps * scale**2,
+            encoder_kernel_size,
+            stride,
+            padding,
+            encoder_dilation,
+        )
+        self.activation = create_activation(activation, filters=groups, taps=taps)
+        nn.init.xavier_uniform_(self.compress.weight)
+        nn.init.normal_(self.encode.weight, std=0.001)
+        nn.init.zeros_(self.compress.bias)
+        nn.init.zeros_(self.encode.bias)
+
+    def forward(self, guide: Tensor) -> Tensor:
+        taps = rearrange(
+            self.encode(self.compress(guide)),
+            "b (g k u v) h w -> b g k (h u) (w v)",
+            g=self.groups,
+            u=self.scale,
+            v=self.scale,
+        )
+        return self.activation(taps)
+
+
+class GroupedFCBranch(nn.Module):
+    """WeightNet's: w = W₂·activation(W₁·(W₀·mean(guide) + b₀) + b₁), W₂ grouped.
+
+    The activation acts on the hidden units, as one filter of `hidden` taps. Without `reduce`,
+    W₀ is left out: the guide is then the reduced descriptor that, as published, all filters of
+    a residual block share.
+
+    Shapes: guide (B, C, H, W), or (B, gap_channels, H, W) without reduce → (B, *shape).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        shape: tuple[int, ...],
+        *,
+        activation: str,
+        gap_channels: int,
+        hidden: int,
+        groups: int,
+        reduce: bool,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.reduce = nn.Conv2d(channels, gap_channels, 1) if reduce else None
+        self.hidden = nn.Conv2d(gap_channels, hidden, 1)
+        self.weight = nn.Conv2d(hidden, math.prod(shape), 1, groups=groups, bias=False)
+        # √taps as gain: hidden units of unit variance, where taps would get a variance of 1/K.
+        self.activation = create_activation(
+            activation, filters=1, taps=hidden, gain=math.sqrt(hidden)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The published network's: normal, σ = 1/fan_in, for W₂ one over the outputs a group."""
+        for conv in (self.reduce, self.hidden):
+            if conv is not None:
+                nn.init.normal_(conv.weight, std=1 / conv.in_channels)
+                nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.weight.weight, std=self.weight.groups / self.weight.out_channels)
+
+    def forward(self, guide: Tensor) -> Tensor:
+        descriptor = _mean_over_positions(guide)
+        if self.reduce is not None:
+            descriptor = self.reduce(descriptor)
+        raw = rearrange(self.hidden(descriptor), "b n 1 1 -> b 1 n")
+        hidden = rearrange(self.activation(raw), "b 1 n -> b n 1 1")
+        return self.weight(hidden).reshape(guide.shape[0], *self.shape)
+
+
+class ExpertsBranch(nn.Module):
+    """CondConv's: w = Σ_e r_e·W_e, r = activation(R·mean(guide) + b), E experts.
+
+    The activation acts on the routing, as one filter of E taps. With `routing` False there is
+    no R: the guide is r itself, as where a residual block routes once for all its convolutions.
+
+    Shapes: guide (B, C, H, W), or (B, E) without routing → (B, *shape), and (B, C_out) or None.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        shape: tuple[int, ...],
+        *,
+        activation: str,
+        experts: int,
+        fan_in: int,
+        bias: bool,
+        routing: bool,
+    ) -> None:
+        super().__init__()
+        self.shape, self.fan_in = shape, fan_in
+        self.router = nn.Linear(channels, experts) if routing else None
+        self.weight = nn.Parameter(torch.empty(experts, math.prod(shape)))
+        self.bias = nn.Parameter(torch.empty(experts, shape[0])) if bias else None
+        self.activation = create_activation(activation, filters=1, taps=experts)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Each expert as `torch.nn.Conv2d` would start: uniform within ±1/√fan_in."""
+        bound = 1 / math.sqrt(self.fan_in)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, guide: Tensor) -> tuple[Tensor, Tensor | None]:
+        routing = guide
+        if self.router is not None:
+            raw = self.router(guide.mean((2, 3)))
+            routing = self.activation(raw.unsqueeze(1)).squeeze(1)
+        weight = (routing @ self.weight).reshape(guide.shape[0], *self.shape)
+        return weight, None if self.bias is None else routing @ self.bias

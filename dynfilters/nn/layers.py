@@ -1,0 +1,180 @@
+"""The base of every filter, and the two ways to apply what its branches generated."""
+
+from __future__ import annotations
+
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from dynfilters.checks import check_choice, check_kernel_size, check_positive
+from dynfilters.nn.taps import Taps
+from dynfilters.ops import conv2d_per_sample, filter2d
+from dynfilters.ops.filter2d import COMBINE
+
+
+def _with_own_code(function: FunctionType) -> FunctionType:
+    copy = FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__
+    )
+    copy.__annotations__, copy.__doc__ = function.__annotations__, function.__doc__
+    return copy
+
+
+class DynamicFilter(nn.Module):
+    """A filter in two halves: `taps = generate(x, guide)`, then `apply_taps(x, taps)`.
+
+    Subclasses fill `branches` (any of "spatial", "channel", "weight": modules guide → taps) and
+    inherit `apply_taps` from `DepthwiseFilter` or `DenseFilter`.
+
+    Args:
+        in_channels, out_channels: None for as many out as in.
+        kernel_size: odd, an integer or (kh, kw).
+        stride, dilation: as in `torch.nn.Conv2d`, with padding dilation·(k//2).
+        scale: how much finer the output's grid is.
+        guide_channels: the channels of a guide, as many as x has unless given.
+
+    Shapes: x (B, C_in, H, W), guide (B, C_guide, H, W) →
+        (B, C_out, H_out, W_out), H_out = ((H−1)//stride + 1)·scale.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        scale: int = 1,
+        guide_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = check_positive("in_channels", in_channels)
+        out_channels = in_channels if out_channels is None else out_channels
+        self.out_channels = check_positive("out_channels", out_channels)
+        self.kernel_size = check_kernel_size(kernel_size)
+        self.stride = check_positive("stride", stride)
+        self.dilation = check_positive("dilation", dilation)
+        self.scale = check_positive("scale", scale)
+        if stride > 1 and scale > 1:
+            raise ValueError(f"stride: expected 1 with scale={scale}, got {stride}")
+        guide_channels = in_channels if guide_channels is None else guide_channels
+        self.guide_channels = check_positive("guide_channels", guide_channels)
+        self.branches = nn.ModuleDict()
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        # torch.compile keeps a few variants per code object: one `forward` shared by the whole
+        # zoo would run out of them as soon as several kinds are compiled in one process.
+        if "forward" not in vars(cls):
+            cls.forward = _with_own_code(cls.forward)
+
+    @property
+    def taps(self) -> int:
+        """K, the taps of one filter."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        return self.apply_taps(x, self.generate(x, guide))
+
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+        """The taps for x, generated from `guide` if given, else from x itself."""
+        self.check_x(x)
+        guide = x if guide is None else guide
+        self.check_guide(x, guide)
+        return Taps(**{name: branch(guide) for name, branch in self.branches.items()})
+
+    def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
+        """Filters x with `taps`; a linear map of x for given taps."""
+        raise NotImplementedError(f"{type(self).__name__} applies no taps")
+
+    def check_x(self, x: Tensor) -> None:
+        """`ValueError` unless x is (B, in_channels, H, W) on the layer's device, in its dtype."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            expected = f"(B, {self.in_channels}, H, W)"
+            raise ValueError(f"x: expected {expected}, got {tuple(x.shape)}")
+        self._check_like_parameters("x", x)
+
+    def check_guide(self, x: Tensor, guide: Tensor) -> None:
+        """`ValueError` unless the guide has the batch and grid of x, and guide_channels."""
+        expected = (x.shape[0], self.guide_channels, *x.shape[2:])
+        if tuple(guide.shape) != expected:
+            what = "guide" if guide is not x else "guide: needed, because x cannot stand in for it"
+            raise ValueError(
+                f"{what}: expected (B, C_guide, H, W)={expected}, got {tuple(guide.shape)}"
+            )
+        self._check_like_parameters("guide", guide)
+
+    def _check_like_parameters(self, name: str, tensor: Tensor) -> None:
+        parameter = next(self.parameters(), None)
+        if parameter is None:
+            return
+        if tensor.device != parameter.device:
+            raise ValueError(
+                f"{name}: expected the layer's device, {parameter.device}, got {tensor.device}"
+            )
+        autocast = torch.is_autocast_enabled(tensor.device.type)
+        if tensor.dtype != parameter.dtype and not autocast:
+            raise ValueError(
+                f"{name}: expected the layer's dtype, {parameter.dtype}, got {tensor.dtype}"
+            )
+
+    def extra_repr(self) -> str:
+        shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        for name in ("stride", "dilation", "scale"):
+            if getattr(self, name) != 1:
+                shown += f", {name}={getattr(self, name)}"
+        return shown
+
+
+class DepthwiseFilter(DynamicFilter):
+    """Applies taps.spatial and taps.channel through `filter2d`, a channel at a time.
+
+    out_channels other than in_channels is honoured by `project`, a 1×1 convolution behind.
+    """
+
+    combine = "mul"
+
+    def __init__(self, *args, combine: str = "mul", **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        check_choice("combine", combine, COMBINE)
+        self.combine = combine
+        changes = self.out_channels != self.in_channels
+        self.project = (
+            nn.Conv2d(self.in_channels, self.out_channels, 1, bias=False)
+            if changes
+            else nn.Identity()
+        )
+
+    def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
+        y = filter2d(
+            x,
+            taps.spatial,
+            taps.channel,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            dilation=self.dilation,
+            scale=self.scale,
+            combine=self.combine,
+        )
+        y = self.project(y)
+        return y if taps.bias is None else y + taps.bias[:, :, None, None]
+
+
+class DenseFilter(DynamicFilter):
+    """Applies taps.weight, a dense filter per sample, through `conv2d_per_sample`."""
+
+    def __init__(self, *args, groups: int = 1, padding: str | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups, self.padding = groups, padding
+
+    def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
+        return conv2d_per_sample(
+            x,
+            taps.weight,
+            taps.bias,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding=self.padding,
+        )

@@ -1,0 +1,7 @@
+"""The two operations that apply generated filters."""
+
+from dynfilters.ops.conv2d import conv2d_per_sample
+from dynfilters.ops.filter2d import backend, filter2d
+from dynfilters.ops.reference import filter2d_reference
+
+__all__ = ["backend", "conv2d_per_sample", "filter2d", "filter2d_reference"]

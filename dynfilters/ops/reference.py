@@ -1,0 +1,209 @@
+"""The specification of `filter2d`, and the portable kernels that run where no native one does.
+
+`filter2d_reference` is the formula, written so that one can check it by eye: it gathers every
+neighbourhood, expands every tap, multiplies and sums. The kernels below it compute the same
+as a sum of shifted images, tap by tap, which needs no K-fold copy of x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynfilters.checks import check_kernel_size
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What `filter2d` needs to know besides its tensors. K = kernel_size[0]·kernel_size[1]."""
+
+    kernel_size: tuple[int, int]
+    stride: int = 1
+    dilation: int = 1
+    scale: int = 1
+    combine: str = "mul"
+
+    @property
+    def taps(self) -> int:
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        kh, kw = self.kernel_size
+        return self.dilation * (kh // 2), self.dilation * (kw // 2)
+
+    def centres(self, size: int) -> int:
+        """How many window centres there are along an axis of `size` pixels."""
+        return (size - 1) // self.stride + 1
+
+
+def filter2d_reference(
+    x: Tensor,
+    spatial: Tensor | None = None,
+    channel: Tensor | None = None,
+    *,
+    kernel_size: int | tuple[int, int],
+    stride: int = 1,
+    dilation: int = 1,
+    scale: int = 1,
+    combine: str = "mul",
+) -> Tensor:
+    """The slow, obvious formula of `dynfilters.ops.filter2d`; same arguments, no checks."""
+    geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
+    batch, channels, height, width = x.shape
+    grid = geometry.centres(height), geometry.centres(width)
+    neighbours = F.unfold(x, geometry.kernel_size, dilation, geometry.padding, stride)
+    neighbours = neighbours.reshape(batch, channels, geometry.taps, *grid)
+    neighbours = neighbours.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
+    taps = []
+    if spatial is not None:
+        taps.append(spatial.repeat_interleave(channels // spatial.shape[1], 1))
+    if channel is not None:
+        side = scale if channel.dim() == 4 else 1
+        cell = channel.reshape(batch, channels, geometry.taps, side, side)
+        repeats = neighbours.shape[3] // side, neighbours.shape[4] // side
+        taps.append(cell.repeat(1, 1, 1, *repeats))
+    if len(taps) == 2:
+        taps = [taps[0] * taps[1] if combine == "mul" else taps[0] + taps[1]]
+    return (neighbours * taps[0]).sum(2)
+
+
+class Views:
+    """The operands of one call, viewed so that every product broadcasts.
+
+    With r = c/g channels a group, cells (i, j) of the input grid and phases (u, v) in a cell:
+
+    | view | shape |
+    | --- | --- |
+    | `window(k)` | (B, G, r, H, 1, W, 1): x under tap k of every window |
+    | `spatial[k]` | (B, G, 1, H, u, W, v) |
+    | `channel[k]` | (B, G, r, 1, u, 1, v), u = v = 1 without phases |
+    | `output(y)` | (B, G, r, H, u, W, v) |
+    """
+
+    def __init__(
+        self, x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
+    ) -> None:
+        self.geometry, self.dtype = geometry, x.dtype
+        self.shape = tuple(x.shape)
+        self.groups = 1 if spatial is None else spatial.shape[1]
+        self.grid = geometry.centres(x.shape[2]), geometry.centres(x.shape[3])
+        pad_h, pad_w = geometry.padding
+        padded = F.pad(_accumulable(x), (pad_w, pad_w, pad_h, pad_h))
+        self.padded = padded.unflatten(1, (self.groups, -1))
+        self.spatial = None if spatial is None else self._spatial(_accumulable(spatial))
+        self.channel = None if channel is None else self._channel(_accumulable(channel))
+
+    def _spatial(self, spatial: Tensor) -> Tensor:
+        (height, width), scale = self.grid, self.geometry.scale
+        cells = spatial.unflatten(4, (width, scale)).unflatten(3, (height, scale))
+        return cells.unsqueeze(2).movedim(3, 0)
+
+    def _channel(self, channel: Tensor) -> Tensor:
+        side = self.geometry.scale if channel.dim() == 4 else 1
+        cells = channel.unflatten(1, (self.groups, -1)).movedim(3, 0)
+        return cells.reshape(*cells.shape[:4], 1, side, 1, side)
+
+    def output(self, y: Tensor) -> Tensor:
+        (height, width), scale = self.grid, self.geometry.scale
+        y = y.unflatten(3, (width, scale)).unflatten(2, (height, scale))
+        return y.unflatten(1, (self.groups, -1))
+
+    def slices(self, k: int) -> tuple[slice, slice]:
+        """Where tap k of every window lies in the padded image."""
+        rows, columns = divmod(k, self.geometry.kernel_size[1])
+        (height, width), g = self.grid, self.geometry
+        top, left = rows * g.dilation, columns * g.dilation
+        return (
+            slice(top, top + (height - 1) * g.stride + 1, g.stride),
+            slice(left, left + (width - 1) * g.stride + 1, g.stride),
+        )
+
+    def window(self, k: int) -> Tensor:
+        rows, columns = self.slices(k)
+        return self.padded[..., rows, columns].unsqueeze(4).unsqueeze(6)
+
+    def tap(self, k: int) -> Tensor:
+        if self.spatial is None:
+            return self.channel[k]
+        if self.channel is None:
+            return self.spatial[k]
+        if self.geometry.combine == "mul":
+            return self.spatial[k] * self.channel[k]
+        return self.spatial[k] + self.channel[k]
+
+
+def _accumulable(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def forward(
+    x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """y, accumulated in float32 for half types. The shapes must have been checked."""
+    views = Views(x, spatial, channel, geometry)
+    (height, width), scale = views.grid, geometry.scale
+    y = views.padded.new_zeros(x.shape[0], x.shape[1], height * scale, width * scale)
+    cells = views.output(y)
+    for k in range(geometry.taps):
+        cells.addcmul_(views.tap(k), views.window(k))
+    return y.to(x.dtype)
+
+
+def grad_x(
+    grad: Tensor, x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Gradient of x: every tap adds its share where its window read x."""
+    views = Views(x, spatial, channel, geometry)
+    cells = views.output(_accumulable(grad))
+    total = torch.zeros_like(views.padded)
+    for k in range(geometry.taps):
+        rows, columns = views.slices(k)
+        total[..., rows, columns] += (cells * views.tap(k)).sum((4, 6))
+    pad_h, pad_w = geometry.padding
+    inner = total[..., pad_h : pad_h + x.shape[2], pad_w : pad_w + x.shape[3]]
+    return inner.flatten(1, 2).to(x.dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def grad_spatial(
+    grad: Tensor, x: Tensor, spatial: Tensor, channel: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Gradient of spatial: at each tap and position, summed over the channels of the group."""
+    views = Views(x, spatial, channel, geometry)
+    cells = views.output(_accumulable(grad))
+    scales = channel is not None and geometry.combine == "mul"
+    total = torch.stack(
+        [
+            (cells * views.window(k) * views.channel[k] if scales else cells * views.window(k)).sum(
+                2
+            )
+            for k in range(geometry.taps)
+        ],
+        dim=2,
+    )
+    return total.reshape(spatial.shape).to(x.dtype)
+
+
+def grad_channel(
+    grad: Tensor, x: Tensor, spatial: Tensor | None, channel: Tensor, geometry: Geometry
+) -> Tensor:
+    """Gradient of channel: at each tap and channel, summed over the positions (of one phase)."""
+    views = Views(x, spatial, channel, geometry)
+    cells = views.output(_accumulable(grad))
+    positions = (3, 5) if channel.dim() == 4 else (3, 4, 5, 6)
+    scales = spatial is not None and geometry.combine == "mul"
+    total = torch.stack(
+        [
+            (cells * views.window(k) * views.spatial[k] if scales else cells * views.window(k)).sum(
+                positions
+            )
+            for k in range(geometry.taps)
+        ],
+        dim=3,
+    )
+    return total.reshape(channel.shape).to(x.dtype)

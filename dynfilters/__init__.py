@@ -21,6 +21,7 @@ from dynfilters.filters import (
     list_filters,
     register_filter,
 )
+from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
 
@@ -48,6 +49,7 @@ __all__ = [
     "filter_info",
     "list_activations",
     "list_filters",
+    "load_official",
     "nn",
     "ops",
     "register_activation",

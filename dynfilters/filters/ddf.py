@@ -70,7 +70,6 @@ class DDF(DepthwiseFilter):
         if "channel" in self.kinds:
             self.branches["channel"] = SqueezeExciteBranch(
                 in_channels,
-                in_channels,
                 self.taps,
                 squeeze_ratio=squeeze_ratio,
                 activation=channel_activation or activation,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from dynfilters.checks import check_odd
 from dynfilters.filters.ddf import PAPER, check_options
 from dynfilters.filters.zoo import register_filter
@@ -9,6 +11,7 @@ from dynfilters.nn import (
     DepthwiseFilter,
     PointwiseBranch,
     SqueezeExciteBranch,
+    Taps,
     nonlinearity_gain,
 )
 
@@ -25,7 +28,8 @@ class DDFUp(DepthwiseFilter):
         stride: 1; there for a uniform interface.
         scale: how much finer the output's grid is.
         encoder_kernel_size: odd, of the encoder.
-        guide_channels: channels of the guide, which has the grid of x; there is then no encoder.
+        guide_channels: channels of the guide, which has the grid of x, and generates the spatial
+            taps; there is then no encoder. The channel taps always come from x.
         others: see `DDF`.
     """
 
@@ -73,7 +77,6 @@ class DDFUp(DepthwiseFilter):
             gain=gain,
         )
         self.branches["channel"] = SqueezeExciteBranch(
-            self.guide_channels,
             in_channels,
             self.taps,
             squeeze_ratio=squeeze_ratio,
@@ -81,3 +84,10 @@ class DDFUp(DepthwiseFilter):
             activation=channel_activation or activation,
             gain=gain,
         )
+
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+        """As published, the guide says where (spatial taps), x says what (channel taps)."""
+        self.check_x(x)
+        guide = x if guide is None else guide
+        self.check_guide(x, guide)
+        return Taps(spatial=self.branches["spatial"](guide), channel=self.branches["channel"](x))

@@ -77,12 +77,11 @@ class SqueezeExciteBranch(nn.Module):
 
     With scale > 1, every place of a sub-pixel cell has W₁ and W₂ of its own.
 
-    Shapes: guide (B, C_guide, H, W) → (B, channels, taps), or (B, channels, taps, scale²).
+    Shapes: guide (B, channels, H, W) → (B, channels, taps), or (B, channels, taps, scale²).
     """
 
     def __init__(
         self,
-        guide_channels: int,
         channels: int,
         taps: int,
         *,
@@ -93,8 +92,8 @@ class SqueezeExciteBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.cells = channels, scale**2
-        hidden = max(1, int(guide_channels * squeeze_ratio)) * self.cells
-        self.squeeze = nn.Conv2d(guide_channels, hidden, 1)
+        hidden = max(1, int(channels * squeeze_ratio)) * self.cells
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
         self.expand = nn.Conv2d(hidden, channels * taps * self.cells, 1, groups=self.cells)
         self.activation = create_activation(
             activation, filters=channels, taps=taps, phases=self.cells, gain=gain, learned_std=True

@@ -1,0 +1,43 @@
+"""Options and reports shared by all tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests of layers and ops run")
+    parser.addoption("--dtype", default="float64", choices=sorted(DTYPES))
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return DTYPES[request.config.getoption("--dtype")]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many of the golden cases agree, by data type."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "test_golden_case[" in report.nodeid and report.when == "call":
+                counts[report.nodeid.rpartition("-")[2].rstrip("]"), outcome] += 1
+    for kind in sorted({kind for kind, _ in counts}):
+        agree = counts[kind, "passed"]
+        total = agree + counts[kind, "failed"] + counts[kind, "error"]
+        terminalreporter.write_line(f"golden cases that agree in {kind}: {agree} of {total}")

@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SWEEP ?= outputs/ablation
+# The build backend is pinned by the same file, which a flag of pip would not reach.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: help ablation test lint format readme clean
+
+help:  ## What can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+ablation: $(VENV)/experiments  ## The main job: activations and filters compared on real data, with a report
+	$(PY) -m experiments.ablate -m hydra.sweep.dir=$(SWEEP)
+	@echo "report: $(abspath $(SWEEP))/report.html"
+
+test: $(VENV)/dev  ## All tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+lint: $(VENV)/dev  ## Lint, format check, and every configuration composed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest tests/test_conf.py
+
+format: $(VENV)/dev  ## Format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+readme: $(VENV)/dev  ## The generated parts of README.md, anew
+	$(PY) -m experiments.readme $(SWEEP)
+
+clean:  ## Removes the environment and what was built, not the results
+	rm -rf $(VENV) build dist *.egg-info
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/experiments: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --editable ".[experiments,report]"
+	touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --editable ".[dev]"
+	touch $@

@@ -56,8 +56,8 @@ _filters: Registry[_Entry] = Registry("filter")
 def register_filter(name: str, **facts) -> Callable:
     """Decorator: a module class, or a function that makes modules, joins the zoo as `name`.
 
-    It must take `in_channels, out_channels, kernel_size, stride, dilation, activation`; its
-    other parameters are its options. `facts` are fields of `FilterInfo`; the summary is the
+    It must take `in_channels`, and may take `out_channels, kernel_size, stride, dilation,
+    activation`; its other parameters are its options. `facts` are fields of `FilterInfo`; the summary is the
     first line of the docstring unless given. `ValueError` if the name is taken.
 
     >>> import dynfilters
@@ -75,7 +75,7 @@ def register_filter(name: str, **facts) -> Callable:
             **{
                 "name": name,
                 "summary": summary,
-                "kernel_size": parameters["kernel_size"],
+                "kernel_size": parameters.get("kernel_size") or 3,
                 "options": {k: v for k, v in parameters.items() if k not in COMMON},
                 **facts,
             }
@@ -87,18 +87,17 @@ def register_filter(name: str, **facts) -> Callable:
 
 
 def _parameters(name: str, factory: Callable) -> dict[str, Any]:
-    """The factory's parameters with their defaults; `ValueError` if a common one is missing."""
+    """The factory's parameters with their defaults; `ValueError` if it takes no in_channels."""
     kinds = inspect.Parameter
     found = {
         p.name: None if p.default is kinds.empty else p.default
         for p in inspect.signature(factory).parameters.values()
         if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
     }
-    missing = [parameter for parameter in COMMON if parameter not in found]
-    if missing:
+    if "in_channels" not in found and not _takes_anything(factory):
         raise ValueError(
-            f"filter {name!r}: expected a factory that takes {', '.join(COMMON)}; "
-            f"{factory.__name__} lacks {', '.join(missing)}"
+            f"filter {name!r}: expected a factory with a parameter in_channels, "
+            f"got {factory.__name__}{inspect.signature(factory)}"
         )
     return found
 
@@ -157,15 +156,39 @@ def create_filter(
     if unknown and not _takes_anything(entry.factory):
         known = ", ".join(entry.info.options) or "none"
         raise TypeError(f"filter {name!r} has no option {unknown[0]!r}; its options: {known}")
-    return entry.factory(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=entry.info.kernel_size if kernel_size is None else kernel_size,
-        stride=stride,
-        dilation=dilation,
-        activation=activation,
-        **options,
-    )
+    common = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "kernel_size": entry.info.kernel_size if kernel_size is None else kernel_size,
+        "stride": stride,
+        "dilation": dilation,
+        "activation": activation,
+    }
+    return entry.factory(**_accepted(entry, common), **options)
+
+
+def _accepted(entry: _Entry, common: dict[str, Any]) -> dict[str, Any]:
+    """The common arguments without those that a user's factory does not take.
+
+    `ValueError` if one of these asks for more than the factory can be assumed to do anyway.
+    """
+    if _takes_anything(entry.factory):
+        return common
+    taken = inspect.signature(entry.factory).parameters
+    neutral = {
+        "out_channels": (None, common["in_channels"]),
+        "kernel_size": (entry.info.kernel_size,),
+        "stride": (1,),
+        "dilation": (1,),
+        "activation": (None,),
+    }
+    for argument in common.keys() - taken.keys():
+        if common[argument] not in neutral[argument]:
+            raise ValueError(
+                f"{argument}: filter {entry.info.name!r} has no such parameter; expected "
+                f"{neutral[argument][0]!r}, got {common[argument]!r}"
+            )
+    return {k: v for k, v in common.items() if k in taken}
 
 
 def _takes_anything(factory: Callable) -> bool:

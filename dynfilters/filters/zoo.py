@@ -57,8 +57,8 @@ def register_filter(name: str, **facts) -> Callable:
     """Decorator: a module class, or a function that makes modules, joins the zoo as `name`.
 
     It must take `in_channels`, and may take `out_channels, kernel_size, stride, dilation,
-    activation`; its other parameters are its options. `facts` are fields of `FilterInfo`; the summary is the
-    first line of the docstring unless given. `ValueError` if the name is taken.
+    activation`; its other parameters are its options. `facts` are fields of `FilterInfo`; the
+    summary is the first line of the docstring unless given. `ValueError` if the name is taken.
 
     >>> import dynfilters
     >>> @dynfilters.register_filter("blur_doctest", spatial_adaptive=False)

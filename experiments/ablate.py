@@ -1,0 +1,52 @@
+"""The main job: filter × activation × seed on real data, and a report on it.
+
+    python -m experiments.ablate -m                          # the default sweep
+    python -m experiments.ablate -m experiment=smoke         # a quick one
+    python -m experiments.ablate filter=ddf activation=tanh  # one job
+
+The same command again runs only what is not finished. Exit status: 0 all is well, 1 some jobs
+failed, 2 the configuration or the output directory is no good and nothing ran, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.callback import CANNOT_START, describe
+from experiments.job import run_job
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+INTERRUPTED = 130
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="ablate")
+def ablate(cfg: DictConfig) -> dict[str, Any]:
+    """One job, in the directory that Hydra chose for it."""
+    return run_job(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+def main() -> None:
+    """Runs Hydra, and turns what it raises into messages and an exit status."""
+    # Hydra would print errors itself and exit, so that no message could name the nearest choice.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        ablate()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(describe(error), file=sys.stderr)
+        raise SystemExit(CANNOT_START) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What happens around a sweep: checks before the first job, the report after the last.
+
+Hydra turns an exception in a callback into a warning, except those that are no `Exception`.
+So whatever must stop the program leaves here as `SystemExit`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.checks import CheckError, check_sweep, explain_missing
+from experiments.confighash import config_hash  # registers the resolver, in a worker process too
+from experiments.files import read_json, write_json
+from experiments.results import SWEEP, InvalidResultError, read_result
+
+log = logging.getLogger(__name__)
+SOME_FAILED, CANNOT_START = 1, 2
+RUNS_KEPT = 20
+
+
+class SweepCallback(Callback):
+    """Hydra's hooks around a sweep, and around a job on its own."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Composes and checks every job; a job that cannot run stops the sweep before the first."""
+        directory = Path(config.hydra.sweep.dir)
+        try:
+            jobs = list(compose_jobs(config))
+            check_sweep(jobs, directory)
+            self.keys = [config_hash(cfg) for cfg in jobs]
+            note_start(directory)
+        except Exception as error:
+            stop(describe(error), CANNOT_START)
+        log.info("%d different jobs, in %s", len(set(self.keys)), directory)
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """The same checks for a job on its own."""
+        try:
+            check_sweep([config], Path(config.hydra.run.dir))
+        except Exception as error:
+            stop(describe(error), CANNOT_START)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """One line for each job, finished, failed, or found finished."""
+        if isinstance(job_return._return_value, dict):
+            log.info("%s", describe_result(job_return._return_value))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """The report on all that is there; a failed job makes the program fail."""
+        from experiments.report import build_report
+
+        directory = Path(config.hydra.sweep.dir)
+        try:
+            note_end(directory)
+            log.info("report: %s", build_report(directory, config.report.baseline))
+        except Exception as error:
+            log.exception("the report could not be built; to try again:")
+            stop(f"{error}\npython -m experiments.report {directory}", SOME_FAILED)
+        report_failures(directory, list(dict.fromkeys(self.keys)))
+
+    def on_run_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """A failed job makes the program fail."""
+        directory = Path(config.hydra.run.dir)
+        report_failures(directory.parent, [directory.name])
+
+
+def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
+    """The configuration of every job that Hydra's own sweeper will launch.
+
+    Composed as it does, but all before the first is launched, and with a look at the values.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in config.hydra.sweeper.get("params", {}).items()]
+    arguments = params + OmegaConf.to_container(config.hydra.overrides.task)
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    batches = BasicSweeper.split_arguments(overrides, None)
+    for job in itertools.chain.from_iterable(batches):
+        yield loader.load_sweep_config(config, list(job))
+
+
+def describe(error: Exception) -> str:
+    """The error for someone who made a mistake on the command line: no traceback."""
+    if isinstance(error, MissingConfigException):
+        return explain_missing(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return "\n".join(str(e) for e in (error, error.__cause__) if e is not None and str(e))
+    return str(error) if isinstance(error, CheckError) else f"{type(error).__name__}: {error}"
+
+
+def describe_result(result: dict[str, Any]) -> str:
+    """One line: which job, and what became of it."""
+    job = f"{result['filter']} {result['activation'] or ''} seed {result['seed']}"
+    job = " ".join(job.split())
+    if result["status"] == "failed":
+        error = result["error"]
+        return f"{job}: failed: {error['type']}: {error['message']}"
+    what = "finished before, not run again" if result.get("resumed") else f"{result['seconds']} s"
+    return f"{job}: accuracy {result['metrics']['accuracy']:.3f} ({what})"
+
+
+def report_failures(directory: Path, keys: list[str]) -> None:
+    """`SystemExit` with the number of jobs, among those of this sweep, that have no good result."""
+    failed = [key for key in keys if not _succeeded(directory / key)]
+    if failed:
+        message = f"{len(failed)} of {len(keys)} jobs failed: {', '.join(failed)}"
+        stop(f"{message}\nThe same command runs only these again.", SOME_FAILED)
+
+
+def note_start(directory: Path) -> None:
+    """Adds this command to `sweep.json`, for the report to say how it was made."""
+    command = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
+    runs = [*_runs(directory), {"command": command, "started": _now(), "finished": None}]
+    write_json(directory / SWEEP, {"runs": runs[-RUNS_KEPT:]})
+
+
+def note_end(directory: Path) -> None:
+    """Adds the time to what `note_start` wrote."""
+    if runs := _runs(directory):
+        write_json(directory / SWEEP, {"runs": [*runs[:-1], {**runs[-1], "finished": _now()}]})
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Ends the program with a message on standard error."""
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _succeeded(directory: Path) -> bool:
+    try:
+        return read_result(directory)["status"] == "ok"
+    except InvalidResultError:
+        return False
+
+
+def _runs(directory: Path) -> list[dict[str, Any]]:
+    try:
+        runs = read_json(directory / SWEEP)["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

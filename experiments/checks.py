@@ -1,0 +1,99 @@
+"""What can be known to be wrong before anything trains."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+
+import dynfilters
+from dynfilters.models import list_models
+from dynfilters.registry import UnknownNameError
+from experiments.data import check_data
+from experiments.files import check_writable
+
+
+class CheckError(ValueError):
+    """The configuration cannot run, and no job has been started."""
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Imports the user's modules, so that what they register has a name here."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise CheckError(f"plugins: cannot import {module!r}: {error}") from error
+
+
+def check_sweep(jobs: Iterable[DictConfig], directory: Path) -> None:
+    """`CheckError` if any job of the sweep, or the place for its results, is no good."""
+    for cfg in jobs:
+        check_job(cfg)
+    try:
+        check_writable(directory)
+    except OSError as error:
+        raise CheckError(f"cannot write to {directory}: {error}") from error
+
+
+def check_job(cfg: DictConfig) -> None:
+    """`CheckError` if the job names something that does not exist, or a device that is absent."""
+    if not re.fullmatch(r"\w[\w.-]*", str(cfg.name)):
+        raise CheckError(f"name: expected letters, digits, '_', '.', '-', got {cfg.name!r}")
+    import_plugins(cfg.plugins)
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise CheckError(f"seed: expected a whole number of at least 0, got {cfg.seed!r}")
+    try:
+        check_filter(cfg.filter)
+        check_name("model", cfg.model.name, list_models())
+        check_data(cfg.data.name)
+    except UnknownNameError as error:
+        raise CheckError(str(error)) from error
+    check_device(cfg.device)
+
+
+def check_filter(options: Mapping[str, Any]) -> None:
+    """`UnknownNameError` unless filter and activations exist; it names the nearest that do."""
+    dynfilters.filter_info(options["name"])
+    for key, value in options.items():
+        if value is not None and (key == "activation" or key.endswith("_activation")):
+            check_name("activation", value, dynfilters.list_activations())
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """`UnknownNameError` unless `name` is among the known."""
+    if name not in (known := list(known)):
+        raise UnknownNameError(kind, name, known)
+
+
+def check_device(name: str) -> torch.device:
+    """The device called `name`. `CheckError` if there is none: nothing falls back silently."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise CheckError(f"device: {name!r} is no device: {error}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CheckError(
+            f"device: {name!r} was asked for, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; use device=cpu, or check the driver"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise CheckError(f"device: expected cpu or cuda, got {name!r}")
+    return device
+
+
+def explain_missing(error: MissingConfigException) -> str:
+    """Hydra's message about an unknown choice of a group, with the nearest choices first."""
+    wrong = str(error.missing_cfg_file or "")
+    group, _, name = wrong.rpartition("/")
+    close = difflib.get_close_matches(name, error.options or [], n=3, cutoff=0.5)
+    if not close:
+        return str(error)
+    return f"unknown {group} {name!r}: did you mean {' or '.join(map(repr, close))}?\n{error}"

@@ -1,0 +1,72 @@
+"""Which jobs are the same job: the canonical form of a configuration, and its short hash.
+
+The hash names a job's directory, so that a rerun of the same command finds what is finished.
+Importing this module registers the resolver `${config_hash:}`, also in a worker process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import dynfilters
+
+# Where a job's output goes and how it shows its progress does not change its result.
+NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})
+
+
+def canonical(cfg: DictConfig) -> dict[str, Any]:
+    """The job's configuration as plain data, without whatever cannot change its result.
+
+    Two configurations of the same computation give equal data: an activation of null is
+    replaced by the filter's own, a static filter has none, and an option left out has its
+    default.
+    """
+    plain = {key: _plain(cfg, key) for key in sorted(cfg) if key not in NOT_HASHED}
+    if isinstance(plain.get("filter"), Mapping):
+        plain["filter"] = canonical_filter(plain["filter"])
+    return _whole_numbers(plain)
+
+
+def canonical_filter(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical form of `create_filter`'s keywords. `KeyError` if the name is unknown."""
+    info = dynfilters.filter_info(options["name"])
+    full = {**info.options, **options}
+    activations = [key for key in full if key == "activation" or key.endswith("_activation")]
+    given = {key: full.pop(key) for key in activations}
+    if info.default_activation is not None:
+        own = given.get("activation") or info.default_activation
+        full.update({key: value or own for key, value in given.items()}, activation=own)
+    size = full.get("kernel_size")
+    if isinstance(size, list) and len(set(size)) == 1:
+        full["kernel_size"] = size[0]
+    return dict(sorted(full.items()))
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Ten hexadecimal digits that stand for the canonical form of `cfg`."""
+    text = json.dumps(canonical(cfg), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _plain(cfg: DictConfig, key: str) -> Any:
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _whole_numbers(value: Any) -> Any:
+    """1.0 as 1, all the way down: YAML and the command line spell the same number both ways."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+OmegaConf.register_new_resolver(
+    "config_hash", lambda *, _root_: config_hash(_root_), replace=True, use_cache=False
+)

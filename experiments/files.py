@@ -1,0 +1,88 @@
+"""Files that are whole or not there: atomic writing, and strict JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Puts `content` at `path` so that a reader, or a crash, sees the old file or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide a report from others
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as strict JSON: whatever is not a finite number is null."""
+    write_atomically(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads strict JSON. `ValueError` for NaN and Infinity too, and for bytes that are no text."""
+    return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity, however deep, replaced by None."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; a list is a leaf."""
+    leaves: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            leaves.update(flatten(item, f"{prefix}{key}."))
+        else:
+            leaves[f"{prefix}{key}"] = item
+    return leaves
+
+
+def check_writable(directory: Path) -> None:
+    """`OSError` unless files can be made in `directory`, which is created if missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Inside, no other process is: the others wait. The system frees the lock of a dead one."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where two processes may then do the same work
+        yield
+        return
+    with open(directory / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,179 @@
+"""`result.json`: what a job leaves behind, written, read back and checked."""
+
+from __future__ import annotations
+
+import csv
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from experiments.files import flatten, read_json, write_json
+
+SCHEMA_VERSION = 1
+RESULT = "result.json"
+GRADIENTS = "gradients.csv"
+LAYERS = "layers.csv"
+HISTORY = "history.csv"
+SWEEP = "sweep.json"
+MEASURED = {
+    "metrics": ("accuracy", "loss"),
+    "latency_ms": ("forward_p20", "forward_p50", "forward_p80", "backward_p50"),
+    "memory": ("saved_bytes", "peak_bytes"),
+}
+# Directories of a sweep that hold no job.
+NOT_JOBS = frozenset({"figures"})
+
+
+class InvalidResultError(ValueError):
+    """A `result.json` that cannot be used, and why."""
+
+
+def empty_result() -> dict[str, Any]:
+    """Every field of the schema, each null until it is measured."""
+    facts = ("filter", "activation", "model", "data", "seed", "config_hash")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "failed",
+        "error": None,
+        **dict.fromkeys(facts),
+        **{group: dict.fromkeys(leaves) for group, leaves in MEASURED.items()},
+        "params": None,
+        "macs": None,
+        "gradients": {},
+        "device": None,
+        "versions": {},
+        "seconds": None,
+        "config": {},
+    }
+
+
+def describe_error(error: BaseException) -> dict[str, str]:
+    """An exception as data; of the traceback the last frames, which are the telling ones."""
+    last = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
+    return {"type": type(error).__name__, "message": str(error), "traceback": "".join(last)}
+
+
+def write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Writes `result.json` into `directory`, whole or not at all."""
+    write_json(directory / RESULT, result)
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """Reads and checks `result.json`. `InvalidResultError` says what is wrong with it."""
+    try:
+        result = read_json(directory / RESULT)
+    except FileNotFoundError:
+        raise InvalidResultError(f"no {RESULT}: interrupted, or still running") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidResultError(f"{RESULT} is unreadable: {error}") from None
+    _check(result)
+    return result
+
+
+def _check(result: Any) -> None:
+    if not isinstance(result, dict):
+        raise InvalidResultError(f"{RESULT} holds a {type(result).__name__}, not an object")
+    if result.get("schema_version") != SCHEMA_VERSION:
+        version = result.get("schema_version")
+        raise InvalidResultError(f"schema_version is {version!r}, not {SCHEMA_VERSION}")
+    if missing := sorted(empty_result().keys() - {"config"} - result.keys()):
+        raise InvalidResultError(f"{RESULT} lacks {', '.join(missing)}")
+    if result["status"] not in ("ok", "failed"):
+        raise InvalidResultError(f"status is {result['status']!r}, not 'ok' or 'failed'")
+    if not isinstance(result["filter"], str) and result["status"] == "ok":
+        raise InvalidResultError(f"filter is {result['filter']!r}, not a name")
+    for group in (*MEASURED, "gradients", "versions"):
+        if not isinstance(result[group], dict):
+            raise InvalidResultError(f"{group} is {result[group]!r}, not an object")
+    _check_numbers(result)
+
+
+def _check_numbers(result: Mapping[str, Any]) -> None:
+    """The report computes with these; a string among them would break it far from its cause."""
+    groups = {group: result[group] for group in (*MEASURED, "gradients")}
+    leaves = flatten({**groups, "params": result["params"], "macs": result["macs"]})
+    for name, value in leaves.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidResultError(f"{name} is {value!r}, not a number")
+    if result["status"] == "ok" and result["metrics"].get("accuracy") is None:
+        raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")
+
+
+def is_finished(directory: Path, config_hash: str) -> bool:
+    """Whether `directory` holds a good result of exactly this configuration."""
+    try:
+        result = read_result(directory)
+    except InvalidResultError:
+        return False
+    return result["status"] == "ok" and result["config_hash"] == config_hash
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: its result, and the directory with its other files."""
+
+    result: Mapping[str, Any]
+    directory: Path = field(default_factory=Path)
+
+    @property
+    def ok(self) -> bool:
+        return self.result["status"] == "ok"
+
+    @property
+    def filter(self) -> str:
+        return str(self.result["filter"])
+
+    @property
+    def activation(self) -> str | None:
+        return self.result["activation"]
+
+    @property
+    def seed(self) -> Any:
+        return self.result["seed"]
+
+    @cached_property
+    def leaves(self) -> dict[str, Any]:
+        """Every leaf of the result by its dotted name."""
+        return flatten(self.result)
+
+    def get(self, leaf: str) -> Any:
+        """The leaf called `leaf`, or None."""
+        return self.leaves.get(leaf)
+
+    def gradients(self) -> list[dict[str, str]]:
+        """The rows of `gradients.csv`; none if it is missing or damaged."""
+        try:
+            with open(self.directory / GRADIENTS, newline="", encoding="utf-8") as file:
+                return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error):
+            return []
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All that a sweep directory holds: jobs, and the job directories that are of no use."""
+
+    directory: Path
+    jobs: list[Job]
+    problems: list[tuple[str, str]]
+    facts: Mapping[str, Any]
+
+
+def load_sweep(directory: Path) -> Sweep:
+    """Reads every job under `directory`, whatever state it is in."""
+    jobs, problems = [], []
+    for path in sorted(directory.iterdir()):
+        if not path.is_dir() or path.name in NOT_JOBS or path.name.startswith("."):
+            continue
+        try:
+            jobs.append(Job(read_result(path), path))
+        except InvalidResultError as error:
+            problems.append((path.name, str(error)))
+    try:
+        facts = read_json(directory / SWEEP)
+    except (OSError, ValueError):
+        facts = {}
+    return Sweep(directory, jobs, problems, facts if isinstance(facts, dict) else {})

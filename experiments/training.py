@@ -1,0 +1,117 @@
+"""The training loop: seeded, deterministic, watched by a gradient probe."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from dynfilters.diagnostics import GradientProbe
+from experiments.data import Data
+
+
+@contextlib.contextmanager
+def reproducible(seed: int, threads: int | None) -> Iterator[None]:
+    """Inside, everything random starts from `seed` and every kernel is deterministic."""
+    # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.set_num_threads(before[1])
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    optim: Mapping[str, Any],
+    probe: GradientProbe,
+    seed: int = 0,
+    progress: bool | None = None,
+    title: str = "",
+) -> list[dict[str, float]]:
+    """Trains `model` and returns a row an epoch: epoch, step, train_loss, test_loss, accuracy.
+
+    `probe.step()` is called at every step, between the backward pass and the update.
+    `FloatingPointError` as soon as the loss is not a finite number.
+    """
+    optimizer = make_optimizer(model, optim)
+    steps = optim["epochs"] * math.ceil(len(data.train_x) / optim["batch_size"])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    generator = torch.Generator().manual_seed(seed)
+    disable = None if progress is None else not progress  # tqdm's None: only on a terminal
+    history, step = [], 0
+    with tqdm(total=steps, desc=title, unit="step", disable=disable, leave=False) as bar:
+        for epoch in range(optim["epochs"]):
+            model.train()
+            total = 0.0
+            for batch in batches(len(data.train_x), optim["batch_size"], generator):
+                total += _step(model, data, batch, optimizer, probe, step) * len(batch)
+                schedule.step()
+                step += 1
+                bar.update()
+            loss, accuracy = evaluate(model, data.test_x, data.test_y)
+            bar.set_postfix(accuracy=f"{accuracy:.3f}")
+            row = {"epoch": epoch, "step": step, "train_loss": total / len(data.train_x)}
+            history.append({**row, "test_loss": loss, "accuracy": accuracy})
+    return history
+
+
+def make_optimizer(model: nn.Module, optim: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer called `optim.name`. `ValueError` if there is none of that name."""
+    if optim["name"] != "sgd":
+        raise ValueError(f"optim.name: expected 'sgd', got {optim['name']!r}")
+    settings = {key: optim[key] for key in ("lr", "momentum", "weight_decay")}
+    return torch.optim.SGD(model.parameters(), nesterov=optim["momentum"] > 0, **settings)
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The indices 0 … count − 1 in random order, `size` at a time."""
+    yield from torch.randperm(count, generator=generator).split(size)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, size: int = 512) -> tuple[float, float]:
+    """The mean cross-entropy and the accuracy of `model`, in evaluation mode."""
+    model.eval()
+    scores = torch.cat([model(part) for part in x.split(size)]).float()
+    return functional.cross_entropy(scores, y).item(), (
+        scores.argmax(1) == y
+    ).double().mean().item()
+
+
+def _step(
+    model: nn.Module,
+    data: Data,
+    batch: Tensor,
+    optimizer: torch.optim.Optimizer,
+    probe: GradientProbe,
+    step: int,
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    batch = batch.to(data.train_x.device)
+    loss = functional.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the training loss is {value} at step {step}")
+    loss.backward()
+    probe.step()
+    optimizer.step()
+    return value

@@ -1,0 +1,97 @@
+"""A residual network for small images, with any filter in the place of its 3×3 convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from dynfilters.checks import check_positive
+from dynfilters.filters import create_filter, filter_info
+from dynfilters.models.registry import register_model
+
+
+class ResidualBlock(nn.Module):
+    """y = relu(x + bn(conv1×1(relu(bn(filter(x)))))).
+
+    Depth-wise filters need the 1×1 convolution to mix channels. Dense ones have it too, so that
+    blocks differ in the filter and in nothing else.
+
+    Shapes: (B, width, H, W) to the same.
+    """
+
+    def __init__(self, width: int, filter: str, filter_options: Mapping[str, object]) -> None:
+        super().__init__()
+        options = {"kernel_size": 3, **filter_options}
+        self.filter = create_filter(filter, width, width, **options)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.mix = nn.Conv2d(width, width, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.norm1(self.filter(x)))
+        return self.relu(x + self.norm2(self.mix(y)))
+
+
+@register_model("small_resnet")
+class SmallResNet(nn.Module):
+    """A stem, `depth` residual blocks of `width` channels, average pooling, a linear classifier.
+
+    After the network for CIFAR-10 of "Deep Residual Learning for Image Recognition" (CVPR 2016,
+    section 4.2, https://arxiv.org/abs/1512.03385), in one stage: nothing is subsampled, so that
+    images of 8×8 pixels do.
+
+    Args:
+        num_classes: outputs of the classifier.
+        in_chans: channels of the image.
+        filter: a registered filter, in the place of the 3×3 convolution of each block.
+        filter_options: what `create_filter` takes besides the channels; kernel_size is 3
+            unless given here.
+        depth: number of residual blocks.
+        width: channels of each.
+
+    Shapes: x (B, in_chans, H, W) → (B, num_classes).
+
+    Raises:
+        ValueError: a number below 1, options that would change the grid, or what the filter
+            does not accept. `UnknownNameError`, a ValueError, if there is no such filter.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        filter: str = "ddf",
+        filter_options: Mapping[str, object] | None = None,
+        depth: int = 8,
+        width: int = 16,
+    ) -> None:
+        super().__init__()
+        check_positive("num_classes", num_classes)
+        check_positive("in_chans", in_chans)
+        check_positive("depth", depth)
+        check_positive("width", width)
+        options = _checked_options(filter, filter_options)
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(*(ResidualBlock(width, filter, options) for _ in range(depth)))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.blocks(self.stem(x))).flatten(1))
+
+
+def _checked_options(filter: str, options: Mapping[str, object] | None) -> dict[str, object]:
+    """A copy of `options`; `ValueError` if they, or the filter, change the grid."""
+    if filter_info(filter).upsamples:
+        raise ValueError(f"filter: expected one that keeps the grid, got the upsampler {filter!r}")
+    options = dict(options or {})
+    if options.get("stride", 1) != 1:
+        raise ValueError(f"filter_options: expected stride 1, got {options['stride']!r}")
+    taken = {"in_channels", "out_channels"} & set(options)
+    if taken:
+        raise ValueError(f"filter_options: expected no channels, width sets them: {sorted(taken)}")
+    return options

@@ -152,7 +152,7 @@ class GradientProbe:
         for group, watch in self._branches.items():
             own = {name: numbers[group, name] for name in watch.scalars}
             for quantity, value in watch.quantities(own, grad_scale).items():
-                values[*group, quantity] = value
+                values[(*group, quantity)] = value
             watch.clear()
         # Steps with the same keys, nearly all of them, share one tuple.
         keys = self._layouts.setdefault(tuple(values), tuple(values))

@@ -97,12 +97,12 @@ class ParameterWatch:
             }
             if column["grad"]:
                 entries = sum(self.parameters[i].numel() for i in indices if ("grad", i) in scalars)
-                found[*group, "grad_norm"] = math.hypot(*column["grad"]) / grad_scale
-                found[*group, "zero_share"] = 1 - sum(column["nonzero"]) / entries
-                found[*group, "nonfinite"] = sum(nonfinite.get(i, 0) for i in indices)
-            found[*group, "weight_norm"] = math.hypot(*column["weight"])
+                found[(*group, "grad_norm")] = math.hypot(*column["grad"]) / grad_scale
+                found[(*group, "zero_share")] = 1 - sum(column["nonzero"]) / entries
+                found[(*group, "nonfinite")] = sum(nonfinite.get(i, 0) for i in indices)
+            found[(*group, "weight_norm")] = math.hypot(*column["weight"])
             if previous := math.hypot(*column["previous"]):
-                found[*group, "update_ratio"] = math.hypot(*column["update"]) / previous
+                found[(*group, "update_ratio")] = math.hypot(*column["update"]) / previous
         return found
 
     def _gradients(self) -> dict[int, Tensor]:
@@ -111,7 +111,7 @@ class ParameterWatch:
 
     @torch.no_grad()
     def _count_nonfinite(self, scalars: dict[tuple[str, int], float]) -> dict[int, float]:
-        """Counted only where a norm says that there are some, which spares a pass and a transfer."""
+        """By parameter; only where a norm says that there are some, to spare the usual step."""
         gradients = self._gradients()
         suspects = [i for i in gradients if not math.isfinite(scalars["grad", i])]
         counts = to_host([gradients[i].isfinite().logical_not().sum() for i in suspects])

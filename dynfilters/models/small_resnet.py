@@ -88,6 +88,8 @@ def _checked_options(filter: str, options: Mapping[str, object] | None) -> dict[
     """A copy of `options`; `ValueError` if they, or the filter, change the grid."""
     if filter_info(filter).upsamples:
         raise ValueError(f"filter: expected one that keeps the grid, got the upsampler {filter!r}")
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"filter_options: expected a mapping, got {options!r}")
     options = dict(options or {})
     if options.get("stride", 1) != 1:
         raise ValueError(f"filter_options: expected stride 1, got {options['stride']!r}")

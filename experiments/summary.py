@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result table: a group, its accuracy, and how far that is from the baseline's."""
+    """One line of the result table: a group, its accuracy, and that less the baseline's."""
 
     group: Group
     accuracy: float | None

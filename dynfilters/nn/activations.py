@@ -53,6 +53,16 @@ def create_activation(
     return factory(filters=filters, taps=taps, phases=phases, gain=gain, learned_std=learned_std)
 
 
+def check_activations(*names: str | None) -> None:
+    """`UnknownNameError` unless every name is None or an activation's.
+
+    For arguments that no branch of a layer would look up.
+    """
+    for name in names:
+        if name is not None:
+            _activations.get(name)
+
+
 def nonlinearity_gain(nonlinearity: str) -> float:
     """√2 before "relu", 1 before "linear": `torch.nn.init.calculate_gain` of the two."""
     check_choice("nonlinearity", nonlinearity, ("relu", "linear"))
@@ -92,7 +102,10 @@ class FilterNorm(nn.Module):
         super().__init__()
         check_positive("filters", filters)
         if taps < 2:
-            raise ValueError(f"taps: filter_norm expected at least 2 to normalize, got {taps}")
+            raise ValueError(
+                f"taps: filter_norm expected at least 2 to normalize, got {taps} (a 1×1 kernel, "
+                "or a single expert, leaves nothing to normalize over)"
+            )
         shape = (filters, taps) if phases == 1 else (filters, taps, phases)
         self.eps = eps
         self.scale = gain / math.sqrt(taps)

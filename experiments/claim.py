@@ -212,8 +212,11 @@ def _points(interval: Interval | None) -> str:
 
 
 def _plain(value: float) -> str:
-    """Three significant digits at most, and no exponent where one can do without."""
-    return f"{value:.1f}" if 1 <= value < 100 else f"{value:.2g}" if value < 1 else f"{value:,.0f}"
+    """A positive number to two or three digits, without an exponent where one can do without."""
+    for least, form in ((100, ",.0f"), (1, ".1f"), (0.1, ".2f")):
+        if value >= least:
+            return format(value, form)
+    return f"{value:.2g}"
 
 
 def _title(name: str) -> str:

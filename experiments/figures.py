@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 from experiments.claim import BRANCHES, pairs
 from experiments.results import Job
 from experiments.statistics import mean_std
-from experiments.summary import Group
+from experiments.summary import Group, Row
 
 DPI = 170
 WIDTH = 6.4
+# Characters of a label; more would leave no room for the picture.
+LABEL = 36
 # Okabe and Ito's colours, which stay apart for colour-blind eyes.
 STYLES = {
     None: ("#4D4D4D", "D", "-", ""),
@@ -58,37 +60,40 @@ class Picture:
     caption: str
 
 
-def draw_all(groups: Sequence[Group], baseline: str, directory: Path) -> list[Picture]:
+def draw_all(rows: Sequence[Row], directory: Path) -> list[Picture]:
     """Draws whatever the numbers allow into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
+    groups = [row.group for row in rows]
     with matplotlib.rc_context(LOOK):
-        drawn = [draw_accuracy(groups, baseline, directory)]
+        drawn = [draw_accuracy(rows, directory)]
         drawn += [draw_gradients(good, bad, directory) for good, bad in pairs(groups)]
         drawn += [draw_memory(groups, directory), draw_latency(groups, directory)]
     return [picture for picture in drawn if picture is not None]
 
 
-def draw_accuracy(groups: Sequence[Group], baseline: str, directory: Path) -> Picture | None:
-    """A point a seed, and mean ± standard deviation, by filter and activation."""
-    groups = [group for group in groups if group.by_seed("metrics.accuracy")]
-    if not groups:
+def draw_accuracy(rows: Sequence[Row], directory: Path) -> Picture | None:
+    """A tick a seed, and mean ± standard deviation, by filter and activation."""
+    rows = [row for row in rows if row.accuracy is not None]
+    if not rows:
         return None
-    with _page(directory / "accuracy.png", 1.0 + 0.28 * len(groups)) as (figure, (axes,)):
+    groups = [row.group for row in rows]
+    bases = [row.group for row in rows if row.is_baseline]
+    with _page(directory / "accuracy.png", 1.0 + 0.28 * len(rows)) as (figure, (axes,)):
         for place, group in _places(axes, groups):
             values = [100 * value for value in group.by_seed("metrics.accuracy").values()]
             color, marker, _, _ = style(group.activation)
             mean, std = mean_std(values)
             axes.plot(values, [place] * len(values), "|", color=color, ms=9, alpha=0.7)
             axes.errorbar(mean, place, xerr=std, fmt=marker, color=color, ms=6, capsize=3)
-            if group.filter == baseline:
+            if group in bases:
                 axes.axvline(mean, color="#4D4D4D", lw=0.8, ls=":")
         axes.set_xlabel("test accuracy (%)")
         _legend(figure, groups, lambda color, marker, *_: {"marker": marker, "ls": "", "c": color})
     return Picture(
         directory / "accuracy.png",
         "Accuracy by filter and activation",
-        "Markers are means over seeds, whiskers ± one standard deviation, ticks single seeds; "
-        f"the dotted line is {baseline}.",
+        "Markers are means over seeds, whiskers ± one standard deviation, ticks single seeds"
+        + (f"; the dotted line is {bases[0].name}." if bases else "."),
     )
 
 
@@ -212,7 +217,7 @@ def _places(axes: Axes, groups: Sequence[Group]) -> Iterator[tuple[float, Group]
         middles[name] = place + (len(of) - 1) / 2
         placed += [(place + i, group) for i, group in enumerate(of)]
         place += len(of) + 0.5
-    axes.set_yticks(list(middles.values()), list(middles))
+    axes.set_yticks(list(middles.values()), [_label(name) for name in middles])
     axes.set_ylim(place - 0.5, -1)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -234,7 +239,7 @@ def _bar(
 def _legend(figure: Figure, groups: Sequence[Group], look: Callable[..., dict]) -> None:
     """The activations that occur, above the panels."""
     activations = list(dict.fromkeys(group.activation for group in groups))
-    handles = [_handle(look(*style(a)), a or "static filter") for a in activations]
+    handles = [_handle(look(*style(a)), _label(a or "static filter")) for a in activations]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
@@ -251,6 +256,12 @@ def _ends(look: dict) -> dict:
 
 def _patch(color: str, marker: str, line: object, hatch: str) -> dict:
     return {"facecolor": color, "alpha": 0.75, "hatch": hatch, "edgecolor": "white"}
+
+
+def _label(name: str) -> str:
+    """A name from anyone's configuration, kept short, and its dollars no formula."""
+    short = name if len(name) <= LABEL else name[: LABEL - 1] + "…"
+    return short.replace("$", r"\$")
 
 
 def _file_name(name: str) -> str:

@@ -41,7 +41,7 @@ def build_report(directory: Path, baseline: str = BASELINE) -> Path:
     rows = make_rows(groups, baseline)
     comparisons = compare_all(groups)
     write_tables(sweep, rows, baseline)
-    pictures = draw_all(groups, baseline, directory / "figures")
+    pictures = draw_all(rows, directory / "figures")
     page = render_page(sweep, rows, baseline, judge(comparisons), comparisons, pictures)
     write_atomically(directory / "report.html", page)
     return directory / "report.html"
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m experiments.report", description="Builds the report on a sweep."
     )
     parser.add_argument("directory", type=Path, help="the sweep's directory, outputs/NAME")
-    parser.add_argument("--baseline", default=BASELINE, help="filter to compare accuracies with")
+    parser.add_argument("--baseline", default=BASELINE, help="filter, or filter/activation")
     options = parser.parse_args(arguments)
     if not options.directory.is_dir():
         print(f"no such directory: {options.directory}", file=sys.stderr)

@@ -107,4 +107,4 @@ class DwConv(_Static, DepthwiseFilter):
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         self.check_x(x)
         y = self.project(self.conv(x))
-        return y if self.bias is None else y + self.bias[:, None, None]
+        return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)

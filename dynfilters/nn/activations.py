@@ -126,7 +126,9 @@ class FilterNorm(nn.Module):
         # Against the first tap, constant taps are exactly zero, where subtracting a rounded mean
         # would leave noise for the division to blow up.
         wide = wide - wide.narrow(2, 0, 1)
-        spread = wide.std(2, keepdim=True) + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0))
+        # Of an empty batch, torch would warn that there are too few taps.
+        std = wide.std(2, keepdim=True) if wide.numel() else 1.0
+        spread = std + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0))
         out = (wide - wide.mean(2, keepdim=True)) / spread
         out = out * (self.scale if self.std is None else self._aligned(self.std, out))
         if self.mean is not None:

@@ -162,7 +162,7 @@ class DepthwiseFilter(DynamicFilter):
             combine=self.combine,
         )
         y = self.project(y)
-        return y if taps.bias is None else y + taps.bias[:, :, None, None]
+        return y if taps.bias is None else y + taps.bias[:, :, None, None].to(y.dtype)
 
 
 class DenseFilter(DynamicFilter):

@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 from sweeps import CURVE, failure, pair, result, save
 
-from experiments import report, tables
+from experiments import figures, report, tables
 from experiments.results import RESULT, empty_result
+
+
+@pytest.fixture(autouse=True)
+def _coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at these, and drawing takes most of the time."""
+    monkeypatch.setattr(figures, "DPI", 30)
 
 
 def test_csv_has_a_row_a_job_and_a_column_a_leaf(tmp_path: Path) -> None:

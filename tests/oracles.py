@@ -101,9 +101,9 @@ def ddf_taps(state: dict[str, Tensor], x: Tensor, groups: int, stride: int, gain
     raw = raw.reshape(batch, groups, taps, *raw.shape[2:])
     spatial = filter_norm(raw, gain / math.sqrt(taps))
     pooled = x.sum((2, 3)) / (x.shape[2] * x.shape[3])
-    squeeze = state["branches.channel.squeeze.weight"][:, :, 0, 0]
+    squeeze = state["branches.channel.squeeze.weight"][0]
     hidden = (pooled @ squeeze.T + state["branches.channel.squeeze.bias"]).clamp(min=0)
-    expand = state["branches.channel.expand.weight"][:, :, 0, 0]
+    expand = state["branches.channel.expand.weight"][0]
     raw = hidden @ expand.T + state["branches.channel.expand.bias"]
     std = state["branches.channel.activation.std"]
     return spatial, filter_norm(raw.reshape(batch, channels, taps), std)
@@ -121,10 +121,10 @@ def weightnet_weight(state: dict[str, Tensor], kind: str, x: Tensor, groups: int
     """W₂·σ(W₁·(W₀·mean(x) + b₀) + b₁), flat, group by group of W₂."""
 
     def linear(layer: str, value: Tensor) -> Tensor:
-        weight = state[f"branches.{kind}.{layer}.weight"][:, :, 0, 0]
+        weight = state[f"branches.{kind}.{layer}.weight"][0]
         return value @ weight.T + state[f"branches.{kind}.{layer}.bias"]
 
     hidden = 1 / (1 + torch.exp(-linear("hidden", linear("reduce", x.mean((2, 3))))))
-    weight = state[f"branches.{kind}.weight.weight"][:, :, 0, 0]
+    weight = state[f"branches.{kind}.weight.weight"].flatten(0, 1)
     parts = zip(weight.chunk(groups), hidden.chunk(groups, 1), strict=True)
     return torch.cat([part @ w.T for w, part in parts], 1)

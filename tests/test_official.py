@@ -102,7 +102,7 @@ def test_as_many_numbers_of_another_network_do_not_fit() -> None:
     weights = weightnet_weights(reduce=False)
     weights["wn_fc2.weight"] = weights["wn_fc2.weight"].reshape(8 * 4 * 9, 2, 1, 1)
     message = _refused(dynfilters.WeightNet(8), weights, "weightnet")
-    assert "['wn_fc2.weight']: [(288, 2, 1, 1)] for (576, 1, 1, 1)" in message
+    assert "['wn_fc2.weight']: [(288, 2, 1, 1)] for (16, 36, 1)" in message
 
 
 def test_stacked_weights_of_different_shapes() -> None:

@@ -28,7 +28,7 @@ class _Described:
         branch = next(iter(self.branches.values()))
         if branch.reduce is not None:
             return super().check_guide(x, guide)
-        expected = x.shape[0], branch.hidden.in_channels
+        expected = x.shape[0], branch.gap_channels
         if guide.dim() != 4 or tuple(guide.shape[:2]) != expected:
             raise ValueError(
                 "guide: expected the block's descriptor (B, gap_channels, H, W)="

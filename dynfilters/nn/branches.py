@@ -21,11 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dynfilters.nn.activations import create_activation
-
-
-def _mean_over_positions(guide: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, C, 1, 1)"""
-    return guide.mean((2, 3), keepdim=True)
+from dynfilters.nn.linear import GroupedLinear
 
 
 class PointwiseBranch(nn.Module):
@@ -93,17 +89,15 @@ class SqueezeExciteBranch(nn.Module):
         super().__init__()
         self.channels, self.cells = channels, scale**2
         hidden = max(1, int(channels * squeeze_ratio)) * self.cells
-        self.squeeze = nn.Conv2d(channels, hidden, 1)
-        self.expand = nn.Conv2d(hidden, channels * taps * self.cells, 1, groups=self.cells)
+        self.squeeze = GroupedLinear(channels, hidden)
+        self.expand = GroupedLinear(hidden, channels * taps * self.cells, groups=self.cells)
         self.activation = create_activation(
             activation, filters=channels, taps=taps, phases=self.cells, gain=gain, learned_std=True
         )
 
     def forward(self, guide: Tensor) -> Tensor:
-        hidden = torch.relu(self.squeeze(_mean_over_positions(guide)))
-        taps = rearrange(
-            self.expand(hidden), "b (p c k) 1 1 -> b c k p", p=self.cells, c=self.channels
-        )
+        hidden = torch.relu(self.squeeze(guide.mean((2, 3))))
+        taps = rearrange(self.expand(hidden), "b (p c k) -> b c k p", p=self.cells, c=self.channels)
         return self.activation(taps.squeeze(3) if self.cells == 1 else taps)
 
 
@@ -210,9 +204,10 @@ class GroupedFCBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.reduce = nn.Conv2d(channels, gap_channels, 1) if reduce else None
-        self.hidden = nn.Conv2d(gap_channels, hidden, 1)
-        self.weight = nn.Conv2d(hidden, math.prod(shape), 1, groups=groups, bias=False)
+        self.gap_channels = gap_channels
+        self.reduce = GroupedLinear(channels, gap_channels) if reduce else None
+        self.hidden = GroupedLinear(gap_channels, hidden)
+        self.weight = GroupedLinear(hidden, math.prod(shape), groups=groups, bias=False)
         # √taps as gain: hidden units of unit variance, where taps would get a variance of 1/K.
         self.activation = create_activation(
             activation, filters=1, taps=hidden, gain=math.sqrt(hidden)
@@ -221,18 +216,17 @@ class GroupedFCBranch(nn.Module):
 
     def reset_parameters(self) -> None:
         """The published network's: normal, σ = 1/fan_in, for W₂ one over the outputs a group."""
-        for conv in (self.reduce, self.hidden):
-            if conv is not None:
-                nn.init.normal_(conv.weight, std=1 / conv.in_channels)
-                nn.init.zeros_(conv.bias)
-        nn.init.normal_(self.weight.weight, std=self.weight.groups / self.weight.out_channels)
+        for linear in (self.reduce, self.hidden):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=1 / linear.weight.shape[2])
+                nn.init.zeros_(linear.bias)
+        nn.init.normal_(self.weight.weight, std=1 / self.weight.weight.shape[1])
 
     def forward(self, guide: Tensor) -> Tensor:
-        descriptor = _mean_over_positions(guide)
+        descriptor = guide.mean((2, 3))
         if self.reduce is not None:
             descriptor = self.reduce(descriptor)
-        raw = rearrange(self.hidden(descriptor), "b n 1 1 -> b 1 n")
-        hidden = rearrange(self.activation(raw), "b 1 n -> b n 1 1")
+        hidden = self.activation(self.hidden(descriptor).unsqueeze(1)).squeeze(1)
         return self.weight(hidden).reshape(guide.shape[0], *self.shape)
 
 

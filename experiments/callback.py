@@ -110,18 +110,23 @@ def describe_result(result: dict[str, Any]) -> str:
     job = f"{result['filter']} {result['activation'] or ''} seed {result['seed']}"
     job = " ".join(job.split())
     if result["status"] == "failed":
-        error = result["error"]
-        return f"{job}: failed: {error['type']}: {error['message']}"
+        return f"{job}: failed: {error_line(result)}"
     what = "finished before, not run again" if result.get("resumed") else f"{result['seconds']} s"
     return f"{job}: accuracy {result['metrics']['accuracy']:.3f} ({what})"
 
 
+def error_line(result: dict[str, Any]) -> str:
+    """The error's type and message; a result from elsewhere may have neither."""
+    error = result["error"] if isinstance(result["error"], dict) else {}
+    return f"{error.get('type')}: {error.get('message')}"
+
+
 def report_failures(directory: Path, keys: list[str]) -> None:
     """`SystemExit` with the number of jobs, among those of this sweep, that have no good result."""
-    failed = [key for key in keys if not _succeeded(directory / key)]
+    failed = {key: problem for key in keys if (problem := _problem(directory / key))}
     if failed:
-        message = f"{len(failed)} of {len(keys)} jobs failed: {', '.join(failed)}"
-        stop(f"{message}\nThe same command runs only these again.", SOME_FAILED)
+        lines = [f"{len(failed)} of {len(keys)} jobs failed; the same command runs them again:"]
+        stop("\n".join(lines + [f"  {key}: {failed[key]}" for key in failed]), SOME_FAILED)
 
 
 def note_start(directory: Path) -> None:
@@ -143,11 +148,12 @@ def stop(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _succeeded(directory: Path) -> bool:
+def _problem(directory: Path) -> str | None:
     try:
-        return read_result(directory)["status"] == "ok"
-    except InvalidResultError:
-        return False
+        result = read_result(directory)
+    except InvalidResultError as error:
+        return str(error)
+    return describe_result(result) if result["status"] == "failed" else None
 
 
 def _runs(directory: Path) -> list[dict[str, Any]]:

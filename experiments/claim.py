@@ -30,6 +30,12 @@ GOOD, BAD = "filter_norm", "sigmoid"
 BRANCHES = ("spatial", "channel", "weight")
 # "Differs much less": at most half as far from 1, on the logarithmic scale.
 MUCH_LESS = 0.5
+WORDS = {
+    "holds": "confirmed",
+    "fails": "refuted",
+    "open": "undecided",
+    "unmeasured": "not measured",
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A verdict, the sentence that says why, and the comparison behind it."""
+    """A verdict with those on both halves, the sentence that says why, and what is behind it."""
 
     verdict: str
     sentence: str
+    gradient: str
+    accuracy: str
     comparison: Comparison | None
 
 
@@ -109,11 +117,13 @@ def judge(comparisons: Iterable[Comparison]) -> Claim:
             "not measured",
             "The paper's claim was not measured here: no finished jobs of DDF with both sigmoid "
             "and filter normalization.",
+            *2 * ("not measured",),
             None,
         )
     best = max(found, key=lambda c: c.accuracy.n if c.accuracy else 0)
-    verdict = decide(gradient_state(best), accuracy_state(best))
-    return Claim(verdict, sentence(verdict, best), best)
+    states = gradient_state(best), accuracy_state(best)
+    verdict = decide(*states)
+    return Claim(verdict, sentence(verdict, best), *(WORDS[state] for state in states), best)
 
 
 def gradient_state(c: Comparison) -> str:
@@ -169,14 +179,11 @@ def _state(intervals: Sequence[Interval], neutral: float) -> str:
 
 
 def _halves(c: Comparison) -> str:
-    said = {
-        "holds": "is confirmed",
-        "fails": "is refuted",
-        "open": "is undecided, its interval includes no difference",
-        "unmeasured": "was not measured",
-    }
-    gradient, accuracy = said[gradient_state(c)], said[accuracy_state(c)]
-    return f"The half on gradients {gradient}; the half on accuracy {accuracy}."
+    gradient, accuracy = (
+        WORDS[state] + (", its interval includes no difference" if state == "open" else "")
+        for state in (gradient_state(c), accuracy_state(c))
+    )
+    return f"The half on gradients is {gradient}; the half on accuracy is {accuracy}."
 
 
 def _early(interval: Interval | None) -> str:

@@ -39,7 +39,8 @@ def test_claim_refuted_by_the_accuracy() -> None:
 def test_claim_undecided_where_the_interval_includes_no_difference() -> None:
     claim = verdict_of(pair([0.96, 0.90, 0.95], [0.90, 0.95, 0.93]))
     assert claim.verdict == "undecided"
-    assert "accuracy is undecided" in claim.sentence
+    assert (claim.gradient, claim.accuracy) == ("confirmed", "undecided")
+    assert "accuracy is undecided, its interval includes no difference" in claim.sentence
 
 
 def test_a_gradient_that_is_larger_everywhere_is_no_confirmation() -> None:

@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 
 import dynfilters
+from experiments.claim import compare_all, judge
+from experiments.page import facts
+from experiments.results import load_sweep
+from experiments.summary import make_groups
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -33,6 +37,23 @@ def filter_table() -> str:
     return "\n".join(rows)
 
 
+def ablation_section(directory: Path) -> str:
+    """What a sweep found, its table, and how it was made, as Markdown."""
+    sweep = load_sweep(directory)
+    made = {name: "; ".join(values) for name, values in facts(sweep)}
+    table = (directory / "results.md").read_text(encoding="utf-8").strip()
+    how = [f"{name}: {made[name]}." for name in ("Device", "Optim", "Versions") if name in made]
+    claim = judge(compare_all(make_groups(sweep.jobs)))
+    return "\n\n".join(
+        [
+            f"> {claim.sentence}",
+            table,
+            "Mean ± standard deviation over seeds; Δ is paired by seed; latency and memory are "
+            "those of one training batch. Made by `make ablation`. " + " ".join(how),
+        ]
+    )
+
+
 def replace_section(text: str, section: str, content: str) -> str:
     """`text` with what stands between the markers of `section` replaced."""
     pattern = rf"(<!-- {section}: [^\n]*-->\n).*?(<!-- /{section} -->)"
@@ -47,8 +68,7 @@ def replace_section(text: str, section: str, content: str) -> str:
 def main(arguments: list[str]) -> None:
     text = replace_section(README.read_text(encoding="utf-8"), "filters", filter_table())
     for directory in arguments[:1]:
-        summary = (Path(directory) / "results.md").read_text(encoding="utf-8")
-        text = replace_section(text, "ablation", summary.strip())
+        text = replace_section(text, "ablation", ablation_section(Path(directory)))
     README.write_text(text, encoding="utf-8")
 
 

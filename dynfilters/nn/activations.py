@@ -74,7 +74,8 @@ class FilterNorm(nn.Module):
     """Filter normalization: out = (t − mean(t)) / (std(t) + ε) · σ + μ over the taps of a filter.
 
     "Decoupled Dynamic Filter Networks" (CVPR 2021, eq. 3). std is the unbiased one (divisor
-    K − 1). Computed in float32 at least. Constant taps give exactly μ.
+    K − 1). Computed in float32 at least. Constant taps, such as a generator behind dead ReLUs
+    makes, give exactly μ; their gradient is that of (t − mean(t)) · σ, as if std were 1.
 
     Args:
         filters: n, the number of filters.
@@ -84,7 +85,7 @@ class FilterNorm(nn.Module):
         learned_std: σ is a parameter `std` of shape (n, K) or (n, K, phases).
         learned_mean: μ is such a parameter `mean`, else 0.
         eps: ε, the published 1e-10; enlarged in float32 to 1e-8 and for half types to 1e-4,
-            which bounds the gradient of constant taps.
+            which bounds the gradient of nearly constant taps.
 
     Shapes: (B, n, K, *) to the same.
     """
@@ -129,7 +130,10 @@ class FilterNorm(nn.Module):
         wide = wide - wide.narrow(2, 0, 1)
         centred = wide - wide.mean(2, keepdim=True)
         variance = centred.square().sum(2, keepdim=True) / (taps.shape[2] - 1)
-        out = centred / (_root(variance) + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0)))
+        # Constant taps: 1 in place of a std of 0 gives the same zeros, and a gradient of the size
+        # of its neighbours', where 1/ε would throw the weights off for good at the first step.
+        std = torch.where(variance > 0, variance, 1).sqrt()
+        out = centred / (std + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0)))
         out = out * (self.scale if self.std is None else self._aligned(self.std, out))
         if self.mean is not None:
             out = out + self._aligned(self.mean, out)
@@ -143,12 +147,6 @@ class FilterNorm(nn.Module):
     def extra_repr(self) -> str:
         learned = [name for name in ("std", "mean") if getattr(self, name) is not None]
         return f"scale={self.scale:.4g}, learned={learned}, eps={self.eps}"
-
-
-def _root(variance: Tensor) -> Tensor:
-    """√variance, with derivatives of zero, not infinity, where the variance is zero."""
-    varies = variance > 0
-    return torch.where(varies, variance, 1).sqrt() * varies
 
 
 @register_activation("softmax")

@@ -57,8 +57,14 @@ def filter2d_reference(
     geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     batch, channels, height, width = x.shape
     grid = geometry.centres(height), geometry.centres(width)
-    neighbours = F.unfold(x, geometry.kernel_size, dilation, geometry.padding, stride)
-    neighbours = neighbours.reshape(batch, channels, geometry.taps, *grid)
+    (kh, kw), (pad_h, pad_w) = geometry.kernel_size, geometry.padding
+    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    under_taps = [
+        padded[:, :, ky * dilation :: stride, kx * dilation :: stride][..., : grid[0], : grid[1]]
+        for ky in range(kh)
+        for kx in range(kw)
+    ]
+    neighbours = torch.stack(under_taps, dim=2)  # (B, C, K, windows down, windows across)
     neighbours = neighbours.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
     taps = []
     if spatial is not None:

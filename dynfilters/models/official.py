@@ -228,11 +228,7 @@ def _weightnet(layer: WeightNet | DwWeightNet, official: set[str]) -> KeyMap:
     keys = _project(layer) | _own_names(layer, official)
     keys |= _weight_and_bias(f"{ours}.hidden", "wn_fc1", branch.hidden)
     keys |= _weight_and_bias(f"{ours}.weight", "wn_fc2", branch.weight)
-    if branch.reduce is None:
-        return keys
-    if not any(key.startswith("reduce.") for key in official):
-        return keys | {f"{ours}.reduce": None}
-    return keys | _weight_and_bias(f"{ours}.reduce", "reduce", branch.reduce)
+    return keys | _own_or_shared(f"{ours}.reduce", "reduce", branch.reduce, official)
 
 
 def _condconv(layer: CondConv | DwCondConv, official: set[str]) -> KeyMap:
@@ -240,11 +236,16 @@ def _condconv(layer: CondConv | DwCondConv, official: set[str]) -> KeyMap:
     ours = f"branches.{kind}"
     own = _own_names(branch, official)
     keys = _project(layer) | {f"{ours}.{name}": origin for name, origin in own.items()}
-    if branch.router is None:
-        return keys
-    if not any(key.startswith("routing_fn.") for key in official):
-        return keys | {f"{ours}.router": None}
-    return keys | _weight_and_bias(f"{ours}.router", "routing_fn", branch.router)
+    return keys | _own_or_shared(f"{ours}.router", "routing_fn", branch.router, official)
+
+
+def _own_or_shared(ours: str, theirs: str, module: nn.Module | None, official: set[str]) -> KeyMap:
+    """The keys of a submodule that may be the residual block's: None for it if it is."""
+    if module is None:
+        return {}
+    if not any(key.startswith(f"{theirs}.") for key in official):
+        return {ours: None}
+    return _weight_and_bias(ours, theirs, module)
 
 
 def _static(layer: Conv | DwConv, official: set[str]) -> KeyMap:

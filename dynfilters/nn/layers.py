@@ -26,7 +26,6 @@ def _with_own_code(function: FunctionType) -> FunctionType:
         function.__defaults__,
         function.__closure__,  # of a `forward` that calls super()
     )
-    copy.__kwdefaults__ = function.__kwdefaults__
     copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, function.__annotations__
     copy.__doc__, copy.__qualname__ = function.__doc__, function.__qualname__
     return copy

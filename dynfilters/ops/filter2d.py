@@ -31,7 +31,7 @@ _library.define(
 _library.define(
     "filter2d_backward(Tensor grad, Tensor x, Tensor? spatial, Tensor? channel,"
     " int[2] kernel_size, int stride, int dilation, int scale, str combine,"
-    " bool[3] output_mask) -> (Tensor, Tensor, Tensor)"
+    " bool want_x, bool want_spatial, bool want_channel) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -158,7 +158,7 @@ def _forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=
 
 
 def _backward(
-    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, output_mask
+    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
@@ -170,7 +170,7 @@ def _backward(
 
 
 def _backward_fake(
-    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, output_mask
+    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
     return tuple(
         x.new_empty(like.shape if wanted else 0)
@@ -201,12 +201,13 @@ def _gradients(grad, x, spatial, channel, geometry, wanted) -> list[Tensor | Non
     mask = [want and there for want, there in zip(wanted, present, strict=True)]
     if grad is None or not any(mask):
         return [None] * 3
-    out = torch.ops.dynfilters.filter2d_backward(grad, x, spatial, channel, *geometry, mask)
+    out = torch.ops.dynfilters.filter2d_backward(grad, x, spatial, channel, *geometry, *mask)
     return [gradient if want else None for gradient, want in zip(out, mask, strict=True)]
 
 
 def _setup_backward(ctx, inputs, output) -> None:
-    grad, x, spatial, channel, *ctx.geometry, ctx.mask = inputs
+    grad, x, spatial, channel, *ctx.geometry = inputs[:-3]
+    ctx.mask = inputs[-3:]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, x, spatial, channel)
 
@@ -223,7 +224,7 @@ def _differentiate_backward(ctx, *tangents):
             totals[0] = _add(totals[0], torch.ops.dynfilters.filter2d(*arguments, *ctx.geometry))
         found = _gradients(grad, *arguments, ctx.geometry, mask)
         totals[1:] = [_add(total, term) for total, term in zip(totals[1:], found, strict=True)]
-    return *totals, *[None] * 6
+    return *totals, *[None] * 8
 
 
 def _product_terms(operands, tangents, wanted):
@@ -277,4 +278,4 @@ def _backward_flops(
     """As many operations for each gradient asked for as forward takes."""
     batch, channels, *grid = grad_shape
     once = 2 * kernel_size[0] * kernel_size[1] * batch * channels * grid[0] * grid[1]
-    return once * sum(args[-1])
+    return once * sum(args[-3:])

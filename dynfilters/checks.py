@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_positive(name: str, value: int) -> int:
@@ -16,7 +19,7 @@ def check_positive(name: str, value: int) -> int:
 
 def check_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
     """`kernel_size` as (kh, kw), both odd: an even kernel has no centre."""
-    pair = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
+    pair = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * 2
     if len(pair) != 2 or any(isinstance(k, bool) or not isinstance(k, int) for k in pair):
         raise ValueError(f"kernel_size: expected an odd integer or a pair, got {kernel_size!r}")
     if any(k < 1 or k % 2 == 0 for k in pair):
@@ -45,11 +48,31 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name}: expected one of {list(choices)}, got {value!r}")
 
 
+def check_tensor(name: str, value: object) -> None:
+    """`ValueError` unless `value` is a tensor of one of the `FLOATING` dtypes."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.dtype not in FLOATING:
+        raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+
+
+def is_autocast(tensor: Tensor) -> bool:
+    """Whether `torch.autocast` is on where `tensor` is; never on devices that know none."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def check_like(name: str, tensor: Tensor, of: str, other: Tensor) -> None:
-    """`ValueError` unless `tensor` has the device and the dtype of `other`, called `of`."""
+    """`ValueError` unless `tensor` has the device and the dtype of `other`, called `of`.
+
+    Under autocast, which brings all dtypes but float64 to one, only float64 differs.
+    """
     if tensor.device != other.device:
         raise ValueError(
             f"{name}: expected the device of {of}, {other.device}, got {tensor.device}"
         )
-    if tensor.dtype != other.dtype:
+    same = tensor.dtype == other.dtype
+    if is_autocast(tensor) and tensor.dtype in FLOATING:
+        same = (tensor.dtype == torch.float64) == (other.dtype == torch.float64)
+    if not same:
         raise ValueError(f"{name}: expected the dtype of {of}, {other.dtype}, got {tensor.dtype}")

@@ -18,6 +18,7 @@ from dynfilters.models import list_models
 from dynfilters.registry import UnknownNameError
 from experiments.data import check_data
 from experiments.files import check_writable
+from experiments.training import OPTIMIZERS
 
 
 class CheckError(ValueError):
@@ -54,6 +55,7 @@ def check_job(cfg: DictConfig) -> None:
         check_filter(cfg.filter)
         check_name("model", cfg.model.name, list_models())
         check_data(cfg.data.name)
+        check_name("optimizer", cfg.optim.name, OPTIMIZERS)
     except UnknownNameError as error:
         raise CheckError(str(error)) from error
     check_device(cfg.device)

@@ -18,6 +18,9 @@ import dynfilters
 # Where a job's output goes and how it shows its progress does not change its result.
 NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})
 
+# Up to here a float holds every whole number.
+EXACT = 2**53
+
 
 def canonical(cfg: DictConfig) -> dict[str, Any]:
     """The job's configuration as plain data, without whatever cannot change its result.
@@ -64,7 +67,8 @@ def _whole_numbers(value: Any) -> Any:
         return {key: _whole_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_whole_numbers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
+    return int(value) if whole else value
 
 
 OmegaConf.register_new_resolver(

@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result table: a group, its accuracy, and how far that is from the baseline's."""
+    """One line of the result table: a group, its accuracy, and that less the baseline's."""
 
     group: Group
     accuracy: float | None
@@ -76,8 +76,14 @@ def make_groups(jobs: Iterable[Job]) -> list[Group]:
 
 
 def make_rows(groups: Sequence[Group], baseline: str) -> list[Row]:
-    """A row a group, each against the group of the filter `baseline` in the same setting."""
-    bases = {group.setting: group for group in groups if group.filter == baseline}
+    """A row a group, each against the baseline's group in the same setting.
+
+    `baseline` is FILTER or FILTER/ACTIVATION; FILTER alone stands for the first of its groups.
+    """
+    bases: dict[tuple[str, ...], Group] = {}
+    for group in groups:
+        if baseline in (group.filter, f"{group.filter}/{group.activation}"):
+            bases.setdefault(group.setting, group)
     return [_row(group, bases.get(group.setting)) for group in groups]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,12 +74,17 @@ def train(
     return history
 
 
-def make_optimizer(model: nn.Module, optim: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer called `optim.name`. `ValueError` if there is none of that name."""
-    if optim["name"] != "sgd":
-        raise ValueError(f"optim.name: expected 'sgd', got {optim['name']!r}")
-    settings = {key: optim[key] for key in ("lr", "momentum", "weight_decay")}
-    return torch.optim.SGD(model.parameters(), nesterov=optim["momentum"] > 0, **settings)
+def make_optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer called `options.name`, one of `OPTIMIZERS`."""
+    return OPTIMIZERS[options["name"]](model.parameters(), options)
+
+
+def _sgd(parameters: Iterable[nn.Parameter], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    settings = {key: options[key] for key in ("lr", "momentum", "weight_decay")}
+    return torch.optim.SGD(parameters, nesterov=options["momentum"] > 0, **settings)
+
+
+OPTIMIZERS = {"sgd": _sgd}
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -21,13 +21,14 @@ def count_macs(model: nn.Module, *inputs: Tensor) -> int:
 
     Counted are convolutions, matrix products and `filter2d`, at half of what
     `torch.utils.flop_counter` counts as operations; biases, normalizations, activations and
-    pooling are not, as is usual. The model is run once, without gradient, and left as it was:
-    training mode of each module, statistics of batch norms.
+    pooling are not, as is usual. The model is run once, and left as it was: training mode of
+    each module, statistics of batch norms, gradients.
 
     `ValueError` if `model` is no `nn.Module`.
     """
     _check_module(model)
-    with torch.no_grad(), _evaluating(model), FlopCounterMode(display=False) as counter:
+    # The counter's bookkeeping by module fails under no_grad on a view of a parameter.
+    with torch.enable_grad(), _evaluating(model), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
 

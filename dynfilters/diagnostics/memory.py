@@ -38,7 +38,7 @@ def measure_memory(fn: Callable[[], object]) -> Memory:
     None where `fn` allocates nothing there: PyTorch does not keep count on the CPU. Resets
     `torch.cuda.max_memory_allocated`.
 
-    `ValueError` if `fn` cannot be called without arguments for want of being callable.
+    `ValueError` if `fn` is not callable.
     """
     if not callable(fn):
         raise ValueError(f"fn: expected a function without arguments, got {type(fn).__name__}")

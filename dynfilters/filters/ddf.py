@@ -8,6 +8,7 @@ from dynfilters.nn import (
     DepthwiseFilter,
     PointwiseBranch,
     SqueezeExciteBranch,
+    check_activations,
     nonlinearity_gain,
 )
 
@@ -56,6 +57,7 @@ class DDF(DepthwiseFilter):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, combine=combine)
         check_options(in_channels, groups, squeeze_ratio)
+        check_activations(activation, spatial_activation, channel_activation)
         activation = activation or "filter_norm"
         gain = nonlinearity_gain(nonlinearity)
         if "spatial" in self.kinds:
@@ -100,5 +102,5 @@ class DDFChannel(DDF):
 def check_options(in_channels: int, groups: int, squeeze_ratio: float) -> None:
     """`ValueError` unless groups divide the channels and the ratio is in (0, 1]."""
     check_divides("groups", groups, "in_channels", in_channels)
-    if not 0 < squeeze_ratio <= 1:
-        raise ValueError(f"squeeze_ratio: expected above 0, at most 1, got {squeeze_ratio}")
+    if not isinstance(squeeze_ratio, (int, float)) or not 0 < squeeze_ratio <= 1:
+        raise ValueError(f"squeeze_ratio: expected above 0, at most 1, got {squeeze_ratio!r}")

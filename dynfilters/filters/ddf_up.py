@@ -12,6 +12,7 @@ from dynfilters.nn import (
     PointwiseBranch,
     SqueezeExciteBranch,
     Taps,
+    check_activations,
     nonlinearity_gain,
 )
 
@@ -63,6 +64,7 @@ class DDFUp(DepthwiseFilter):
             combine=combine,
         )
         check_options(in_channels, groups, squeeze_ratio)
+        check_activations(activation, spatial_activation, channel_activation)
         check_odd("encoder_kernel_size", encoder_kernel_size)
         activation = activation or "filter_norm"
         gain = nonlinearity_gain(nonlinearity)

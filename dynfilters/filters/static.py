@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dynfilters.checks import check_divides
 from dynfilters.filters.zoo import register_filter
-from dynfilters.nn import DenseFilter, DepthwiseFilter, Taps
+from dynfilters.nn import DenseFilter, DepthwiseFilter, Taps, check_activations
 
 
 class _Static:
@@ -55,9 +55,10 @@ class Conv(_Static, DenseFilter):
         groups: int = 1,
         bias: bool = False,
     ) -> None:
-        check_divides("groups", groups, "in_channels", in_channels)
-        check_divides("groups", groups, "out_channels", out_channels or in_channels)
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups=groups)
+        check_activations(activation)
+        check_divides("groups", groups, "in_channels", in_channels)
+        check_divides("groups", groups, "out_channels", self.out_channels)
         self.conv = self._convolution(groups, bias, self.out_channels)
 
     def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
@@ -92,6 +93,7 @@ class DwConv(_Static, DepthwiseFilter):
         bias: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation)
+        check_activations(activation)
         self.conv = self._convolution(in_channels, False, in_channels)
         self.bias = nn.Parameter(self.conv.weight.new_zeros(self.out_channels)) if bias else None
 
@@ -105,4 +107,4 @@ class DwConv(_Static, DepthwiseFilter):
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         self.check_x(x)
         y = self.project(self.conv(x))
-        return y if self.bias is None else y + self.bias[:, None, None]
+        return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)

@@ -2,6 +2,7 @@
 
 from dynfilters.nn.activations import (
     FilterNorm,
+    check_activations,
     create_activation,
     list_activations,
     nonlinearity_gain,
@@ -30,6 +31,7 @@ __all__ = [
     "PointwiseBranch",
     "SqueezeExciteBranch",
     "Taps",
+    "check_activations",
     "create_activation",
     "list_activations",
     "nonlinearity_gain",

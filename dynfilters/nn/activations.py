@@ -53,6 +53,16 @@ def create_activation(
     return factory(filters=filters, taps=taps, phases=phases, gain=gain, learned_std=learned_std)
 
 
+def check_activations(*names: str | None) -> None:
+    """`UnknownNameError` unless every name is None or an activation's.
+
+    For arguments that no branch of a layer would look up.
+    """
+    for name in names:
+        if name is not None:
+            _activations.get(name)
+
+
 def nonlinearity_gain(nonlinearity: str) -> float:
     """√2 before "relu", 1 before "linear": `torch.nn.init.calculate_gain` of the two."""
     check_choice("nonlinearity", nonlinearity, ("relu", "linear"))
@@ -92,7 +102,10 @@ class FilterNorm(nn.Module):
         super().__init__()
         check_positive("filters", filters)
         if taps < 2:
-            raise ValueError(f"taps: filter_norm expected at least 2 to normalize, got {taps}")
+            raise ValueError(
+                f"taps: filter_norm expected at least 2 to normalize, got {taps} (a 1×1 kernel, "
+                "or a single expert, leaves nothing to normalize over)"
+            )
         shape = (filters, taps) if phases == 1 else (filters, taps, phases)
         self.eps = eps
         self.scale = gain / math.sqrt(taps)
@@ -113,7 +126,9 @@ class FilterNorm(nn.Module):
         # Against the first tap, constant taps are exactly zero, where subtracting a rounded mean
         # would leave noise for the division to blow up.
         wide = wide - wide.narrow(2, 0, 1)
-        spread = wide.std(2, keepdim=True) + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0))
+        # Of an empty batch, torch would warn that there are too few taps.
+        std = wide.std(2, keepdim=True) if wide.numel() else 1.0
+        spread = std + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0))
         out = (wide - wide.mean(2, keepdim=True)) / spread
         out = out * (self.scale if self.std is None else self._aligned(self.std, out))
         if self.mean is not None:

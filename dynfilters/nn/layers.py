@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from types import FunctionType
 
-import torch
 from torch import Tensor, nn
 
-from dynfilters.checks import check_choice, check_kernel_size, check_positive
+from dynfilters.checks import (
+    check_choice,
+    check_kernel_size,
+    check_like,
+    check_positive,
+    check_tensor,
+)
 from dynfilters.nn.taps import Taps
 from dynfilters.ops import conv2d_per_sample, filter2d
 from dynfilters.ops.filter2d import COMBINE
@@ -15,9 +20,15 @@ from dynfilters.ops.filter2d import COMBINE
 
 def _with_own_code(function: FunctionType) -> FunctionType:
     copy = FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,  # of a `forward` that calls super()
     )
-    copy.__annotations__, copy.__doc__ = function.__annotations__, function.__doc__
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, function.__annotations__
+    copy.__doc__, copy.__qualname__ = function.__doc__, function.__qualname__
     return copy
 
 
@@ -66,7 +77,7 @@ class DynamicFilter(nn.Module):
         super().__init_subclass__(**kwargs)
         # torch.compile keeps a few variants per code object: one `forward` shared by the whole
         # zoo would run out of them as soon as several kinds are compiled in one process.
-        if "forward" not in vars(cls):
+        if "forward" not in vars(cls) and isinstance(cls.forward, FunctionType):
             cls.forward = _with_own_code(cls.forward)
 
     @property
@@ -90,6 +101,7 @@ class DynamicFilter(nn.Module):
 
     def check_x(self, x: Tensor) -> None:
         """`ValueError` unless x is (B, in_channels, H, W) on the layer's device, in its dtype."""
+        check_tensor("x", x)
         if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             expected = f"(B, {self.in_channels}, H, W)"
             raise ValueError(f"x: expected {expected}, got {tuple(x.shape)}")
@@ -97,6 +109,7 @@ class DynamicFilter(nn.Module):
 
     def check_guide(self, x: Tensor, guide: Tensor) -> None:
         """`ValueError` unless the guide has the batch and grid of x, and guide_channels."""
+        check_tensor("guide", guide)
         expected = (x.shape[0], self.guide_channels, *x.shape[2:])
         if tuple(guide.shape) != expected:
             what = "guide" if guide is not x else "guide: needed, because x cannot stand in for it"
@@ -107,17 +120,8 @@ class DynamicFilter(nn.Module):
 
     def _check_like_parameters(self, name: str, tensor: Tensor) -> None:
         parameter = next(self.parameters(), None)
-        if parameter is None:
-            return
-        if tensor.device != parameter.device:
-            raise ValueError(
-                f"{name}: expected the layer's device, {parameter.device}, got {tensor.device}"
-            )
-        autocast = torch.is_autocast_enabled(tensor.device.type)
-        if tensor.dtype != parameter.dtype and not autocast:
-            raise ValueError(
-                f"{name}: expected the layer's dtype, {parameter.dtype}, got {tensor.dtype}"
-            )
+        if parameter is not None:
+            check_like(name, tensor, "the layer", parameter)
 
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
@@ -158,7 +162,7 @@ class DepthwiseFilter(DynamicFilter):
             combine=self.combine,
         )
         y = self.project(y)
-        return y if taps.bias is None else y + taps.bias[:, :, None, None]
+        return y if taps.bias is None else y + taps.bias[:, :, None, None].to(y.dtype)
 
 
 class DenseFilter(DynamicFilter):
@@ -166,6 +170,7 @@ class DenseFilter(DynamicFilter):
 
     def __init__(self, *args, groups: int = 1, padding: str | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        check_choice("padding", padding, (None, "same"))
         self.groups, self.padding = groups, padding
 
     def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:

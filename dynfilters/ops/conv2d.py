@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynfilters.checks import check_like, check_positive
+from dynfilters.checks import check_like, check_positive, check_tensor
 
 
 def conv2d_per_sample(
@@ -43,7 +42,7 @@ def conv2d_per_sample(
     else:
         border = dilation * (kh // 2), dilation * (kw // 2)
     if batch == 0:
-        return _empty_batch(x, weight, stride)
+        return _empty_batch(x, weight, bias, stride)
     y = F.conv2d(
         x.flatten(0, 1).unsqueeze(0),
         weight.flatten(0, 1),
@@ -56,12 +55,12 @@ def conv2d_per_sample(
     return y.squeeze(0).unflatten(0, (batch, out_channels))
 
 
-def _empty_batch(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def _empty_batch(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """No samples would mean no groups, which a convolution refuses; the result stays in the
     graph, so that a training step on an empty batch goes through."""
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
     y = x.new_zeros(0, weight.shape[1], height, width)
-    return y + 0 * (x.sum() + weight.sum())
+    return y + sum(0 * tensor.sum() for tensor in (x, weight, bias) if tensor is not None)
 
 
 def _pad_same(x: Tensor, kernel_size: tuple[int, int], stride: int, dilation: int) -> Tensor:
@@ -78,6 +77,8 @@ def _check(x, weight, bias, stride, dilation, groups, padding) -> None:
         check_positive(name, value)
     if padding not in (None, "same"):
         raise ValueError(f'padding: expected None or "same", got {padding!r}')
+    check_tensor("x", x)
+    check_tensor("weight", weight)
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"x: expected (B, C, H, W), none empty but B, got {tuple(x.shape)}")
     batch, channels = x.shape[:2]
@@ -94,6 +95,5 @@ def _check(x, weight, bias, stride, dilation, groups, padding) -> None:
         expected = (batch, weight.shape[1])
         raise ValueError(f"bias: expected {expected}, got {tuple(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
-        # Under autocast the convolution itself brings its arguments to one dtype.
-        if tensor is not None and not torch.is_autocast_enabled(x.device.type):
+        if tensor is not None:
             check_like(name, tensor, "x", x)

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dynfilters.checks import check_choice, check_kernel_size, check_like, check_positive
+from dynfilters.checks import (
+    check_choice,
+    check_kernel_size,
+    check_like,
+    check_positive,
+    check_tensor,
+    is_autocast,
+)
 from dynfilters.ops import reference
 from dynfilters.ops.reference import Geometry
 
@@ -74,7 +81,10 @@ def filter2d(
         ValueError: names the argument, what was expected and what came.
     """
     kernel_size = check_kernel_size(kernel_size)
-    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+    for name, tensor in (("x", x), ("spatial", spatial), ("channel", channel)):
+        if tensor is not None or name == "x":
+            check_tensor(name, tensor)
+    if is_autocast(x):
         x, spatial, channel = _autocast(x, spatial, channel)
     _check(x, spatial, channel, Geometry(kernel_size, stride, dilation, scale, combine))
     return torch.ops.dynfilters.filter2d(
@@ -110,8 +120,6 @@ def _check(x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: 
         )
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"x: expected (B, C, H, W), none empty but B, got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x: expected a floating-point tensor, got {x.dtype}")
     if spatial is None and channel is None:
         raise ValueError("spatial and channel: expected at least one tensor, got None for both")
     if spatial is not None:
@@ -120,28 +128,34 @@ def _check(x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: 
         _check_channel(x, channel, geometry)
 
 
+# The messages are put together only to be raised: under torch.compile, to print a size is to
+# specialize on it.
 def _check_spatial(x: Tensor, spatial: Tensor, geometry: Geometry) -> None:
-    batch, channels, height, width = x.shape
-    grid = (geometry.centres(height) * geometry.scale, geometry.centres(width) * geometry.scale)
-    shape = tuple(spatial.shape)
-    expected = f"(B, G, K, H_out, W_out)=({batch}, G, {geometry.taps}, {grid[0]}, {grid[1]})"
-    if len(shape) != 5 or (shape[0], *shape[2:]) != (batch, geometry.taps, *grid):
-        raise ValueError(f"spatial: expected {expected}, got {shape}")
-    if shape[1] < 1 or channels % shape[1]:
+    batch, channels, *sizes = x.shape
+    grid = [geometry.centres(size) * geometry.scale for size in sizes]
+    shape = spatial.shape
+    fits = len(shape) == 5 and _equal((shape[0], *shape[2:]), (batch, geometry.taps, *grid))
+    if not fits or shape[1] < 1 or channels % shape[1]:
         raise ValueError(
-            f"spatial: expected {expected} with G a divisor of C={channels}, got {shape}"
+            f"spatial: expected (B, G, K, H_out, W_out)=({batch}, G, {geometry.taps}, {grid[0]}, "
+            f"{grid[1]}) with G a divisor of C={channels}, got {tuple(shape)}"
         )
     check_like("spatial", spatial, "x", x)
 
 
 def _check_channel(x: Tensor, channel: Tensor, geometry: Geometry) -> None:
-    shape, expected = tuple(channel.shape), (x.shape[0], x.shape[1], geometry.taps)
+    expected = (*x.shape[:2], geometry.taps)
     phases = (*expected, geometry.scale**2)
-    if shape not in (expected, phases):
+    if not _equal(channel.shape, expected) and not _equal(channel.shape, phases):
         raise ValueError(
-            f"channel: expected (B, C, K)={expected} or (B, C, K, scale²)={phases}, got {shape}"
+            f"channel: expected (B, C, K)={expected} or (B, C, K, scale²)={phases}, "
+            f"got {tuple(channel.shape)}"
         )
     check_like("channel", channel, "x", x)
+
+
+def _equal(shape: Sequence[int], other: Sequence[int]) -> bool:
+    return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
 
 def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):

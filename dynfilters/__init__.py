@@ -21,6 +21,7 @@ from dynfilters.filters import (
     list_filters,
     register_filter,
 )
+from dynfilters.models import create_model, list_models, register_model
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
@@ -46,12 +47,15 @@ __all__ = [
     "WeightNet",
     "create_activation",
     "create_filter",
+    "create_model",
     "filter_info",
     "list_activations",
     "list_filters",
+    "list_models",
     "load_official",
     "nn",
     "ops",
     "register_activation",
     "register_filter",
+    "register_model",
 ]

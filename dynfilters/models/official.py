@@ -67,7 +67,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
     if source not in SOURCES:
         raise UnknownNameError("source", source, SOURCES)
     plan, removed = _plan(module, state_dict, SOURCES[source])
-    targets = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    targets = _tensors(module)
     loaded = _assemble(plan, targets, state_dict, source)
     with torch.no_grad():
         for key, tensor in loaded.items():
@@ -75,6 +75,14 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
     for key in removed:
         parent, _, name = key.rpartition(".")
         setattr(module.get_submodule(parent), name, None)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, a shared one under each of its names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def _plan(
@@ -102,13 +110,16 @@ def _parts(
             yield prefix, module, key_map
             return
     yield prefix, module, _own_names
-    for name, child in module.named_children():
-        yield from _parts(child, maps, f"{prefix}{name}.")
+    # Not named_children(), which leaves out the second place of a shared layer.
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _parts(child, maps, f"{prefix}{name}.")
 
 
 def _own_names(module: nn.Module, official: set[str]) -> KeyMap:
     own = [name for name, _ in module.named_parameters(recurse=False)]
-    own += [name for name, _ in module.named_buffers(recurse=False)]
+    transient = module._non_persistent_buffers_set  # not part of any state dict
+    own += [name for name, _ in module.named_buffers(recurse=False) if name not in transient]
     return {name: Origin([name]) for name in own}
 
 
@@ -141,7 +152,12 @@ def _assemble(
 
 
 def _regroups(shape: torch.Size, other: torch.Size) -> bool:
-    """Whether one shape is the other with neighbouring axes merged, axes of size 1 aside."""
+    """Whether one shape is the other with neighbouring axes merged, axes of size 1 aside.
+
+    Between shapes of as many axes nothing is merged: (8, 4) for (16, 2) is another network.
+    """
+    if len(shape) == len(other):
+        return shape == other
     ends = [set(accumulate(s, mul, initial=1)) for s in (shape, other)]
     return shape.numel() == other.numel() and (ends[0] <= ends[1] or ends[1] <= ends[0])
 

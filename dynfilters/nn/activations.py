@@ -101,6 +101,7 @@ class FilterNorm(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("filters", filters)
+        check_positive("phases", phases)
         if taps < 2:
             raise ValueError(
                 f"taps: filter_norm expected at least 2 to normalize, got {taps} (a 1×1 kernel, "

@@ -25,7 +25,7 @@ from dynfilters.checks import (
     check_tensor,
     is_autocast,
 )
-from dynfilters.ops import reference
+from dynfilters.ops import native, reference
 from dynfilters.ops.reference import Geometry
 
 COMBINE = ("mul", "add")
@@ -158,9 +158,15 @@ def _equal(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
 
+def _values(geometry: Geometry) -> tuple:
+    return geometry.stride, geometry.dilation, geometry.scale, geometry.combine
+
+
 def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
+    if native.settle(x.device.type):  # from now on the dispatcher goes to the native kernel
+        return torch.ops.dynfilters.filter2d(x, spatial, channel, kernel_size, *_values(geometry))
     return reference.forward(x, spatial, channel, geometry)
 
 
@@ -176,6 +182,10 @@ def _backward(
 ):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
+    if native.settle(x.device.type):
+        return torch.ops.dynfilters.filter2d_backward(
+            grad, x, spatial, channel, kernel_size, *_values(geometry), *output_mask
+        )
     passes = (reference.grad_x, reference.grad_spatial, reference.grad_channel)
     return tuple(
         gradient(grad, x, spatial, channel, geometry) if wanted else x.new_empty(0)

@@ -13,6 +13,9 @@ from statistics import median
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
 
 from experiments.claim import BRANCHES, pairs
 from experiments.results import Job
@@ -72,7 +75,7 @@ def draw_all(rows: Sequence[Row], directory: Path) -> list[Picture]:
 
 
 def draw_accuracy(rows: Sequence[Row], directory: Path) -> Picture | None:
-    """A tick a seed, and mean ± standard deviation, by filter and activation."""
+    """A dot a seed, and mean ± standard deviation, by filter and activation."""
     rows = [row for row in rows if row.accuracy is not None]
     if not rows:
         return None
@@ -83,8 +86,8 @@ def draw_accuracy(rows: Sequence[Row], directory: Path) -> Picture | None:
             values = [100 * value for value in group.by_seed("metrics.accuracy").values()]
             color, marker, _, _ = style(group.activation)
             mean, std = mean_std(values)
-            axes.plot(values, [place] * len(values), "|", color=color, ms=9, alpha=0.7)
-            axes.errorbar(mean, place, xerr=std, fmt=marker, color=color, ms=6, capsize=3)
+            axes.errorbar(mean, place, xerr=std, fmt=marker, color=color, ms=7, lw=2.2)
+            axes.plot(values, [place] * len(values), ".", color="white", mec=color, ms=6, mew=0.9)
             if group in bases:
                 axes.axvline(mean, color="#4D4D4D", lw=0.8, ls=":")
         axes.set_xlabel("test accuracy (%)")
@@ -92,7 +95,7 @@ def draw_accuracy(rows: Sequence[Row], directory: Path) -> Picture | None:
     return Picture(
         directory / "accuracy.png",
         "Accuracy by filter and activation",
-        "Markers are means over seeds, whiskers ± one standard deviation, ticks single seeds"
+        "Markers are means over seeds, whiskers ± one standard deviation, dots single seeds"
         + (f"; the dotted line is {bases[0].name}." if bases else "."),
     )
 
@@ -108,9 +111,9 @@ def draw_gradients(good: Group, bad: Group, directory: Path) -> Picture | None:
         for axes, branch in zip(panels, branches, strict=True):
             for activation, of in series.items():
                 _band(axes, of[branch], activation)
-            axes.set_yscale("log")
             axes.set_title("trunk (static weights)" if branch == "trunk" else f"{branch} branch")
             axes.set_xlabel("training step")
+        _log_scale(panels[0])
         panels[0].set_ylabel("gradient norm (L2, log scale)")
         _legend(figure, (good, bad), lambda color, _, line, __: {"ls": line, "c": color, "lw": 1.8})
     return Picture(
@@ -197,6 +200,14 @@ def _band(axes: Axes, series: Series, activation: str | None) -> None:
     axes.fill_between(steps, low, smooth(series, max)[1], color=color, alpha=0.2, lw=0)
 
 
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic axis over whole decades, so that it has at least two labels."""
+    axes.set_yscale("log")
+    low, high = (math.log10(end) for end in axes.get_ylim())
+    axes.set_ylim(10 ** math.floor(low), 10 ** math.ceil(high))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 @contextmanager
 def _page(path: Path, height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with panels side by side on one scale, saved to `path` on leaving."""
@@ -244,9 +255,6 @@ def _legend(figure: Figure, groups: Sequence[Group], look: Callable[..., dict]) 
 
 
 def _handle(look: dict, label: str):
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     return (Patch if "hatch" in look else Line2D)(**_ends(look), label=label)
 
 

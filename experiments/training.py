@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from dynfilters.diagnostics import GradientProbe
@@ -41,7 +42,7 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
 def train(
     model: nn.Module,
     data: Data,
-    optim: Mapping[str, Any],
+    options: Mapping[str, Any],
     probe: GradientProbe,
     seed: int = 0,
     progress: bool | None = None,
@@ -52,24 +53,20 @@ def train(
     `probe.step()` is called at every step, between the backward pass and the update.
     `FloatingPointError` as soon as the loss is not a finite number.
     """
-    optimizer = make_optimizer(model, optim)
-    steps = optim["epochs"] * math.ceil(len(data.train_x) / optim["batch_size"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    epochs, size = options["epochs"], options["batch_size"]
+    steps = epochs * math.ceil(len(data.train_x) / size)
+    optimizer = make_optimizer(model, options)
+    schedule = CosineAnnealingLR(optimizer, max(steps, 1))
     generator = torch.Generator().manual_seed(seed)
     disable = None if progress is None else not progress  # tqdm's None: only on a terminal
-    history, step = [], 0
+    history = []
     with tqdm(total=steps, desc=title, unit="step", disable=disable, leave=False) as bar:
-        for epoch in range(optim["epochs"]):
-            model.train()
-            total = 0.0
-            for batch in batches(len(data.train_x), optim["batch_size"], generator):
-                total += _step(model, data, batch, optimizer, probe, step) * len(batch)
-                schedule.step()
-                step += 1
-                bar.update()
+        for epoch in range(epochs):
+            order = batches(len(data.train_x), size, generator)
+            train_loss = _train_epoch(model, data, order, schedule, probe, bar)
             loss, accuracy = evaluate(model, data.test_x, data.test_y)
             bar.set_postfix(accuracy=f"{accuracy:.3f}")
-            row = {"epoch": epoch, "step": step, "train_loss": total / len(data.train_x)}
+            row = {"epoch": epoch, "step": schedule.last_epoch, "train_loss": train_loss}
             history.append({**row, "test_loss": loss, "accuracy": accuracy})
     return history
 
@@ -97,26 +94,32 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, size: int = 512) -> tuple[f
     """The mean cross-entropy and the accuracy of `model`, in evaluation mode."""
     model.eval()
     scores = torch.cat([model(part) for part in x.split(size)]).float()
-    return functional.cross_entropy(scores, y).item(), (
-        scores.argmax(1) == y
-    ).double().mean().item()
+    accuracy = (scores.argmax(1) == y).double().mean()
+    return functional.cross_entropy(scores, y).item(), accuracy.item()
 
 
-def _step(
+def _train_epoch(
     model: nn.Module,
     data: Data,
-    batch: Tensor,
-    optimizer: torch.optim.Optimizer,
+    order: Iterable[Tensor],
+    schedule: CosineAnnealingLR,
     probe: GradientProbe,
-    step: int,
+    bar: tqdm,
 ) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    batch = batch.to(data.train_x.device)
-    loss = functional.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(f"the training loss is {value} at step {step}")
-    loss.backward()
-    probe.step()
-    optimizer.step()
-    return value
+    """One pass over the training images; returns the mean of the loss before each update."""
+    model.train()
+    total = 0.0
+    for batch in order:
+        indices = batch.to(data.train_x.device)
+        schedule.optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(model(data.train_x[indices]), data.train_y[indices])
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the training loss is {value} at step {schedule.last_epoch}")
+        loss.backward()
+        probe.step()
+        schedule.optimizer.step()
+        schedule.step()
+        bar.update()
+        total += value * len(batch)
+    return total / len(data.train_x)

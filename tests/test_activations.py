@@ -137,3 +137,12 @@ def test_an_activation_of_ones_own_joins_in() -> None:
     torch.testing.assert_close(cubed.generate(x).spatial, plain.generate(x).spatial ** 3)
     with pytest.raises(ValueError, match="activation 'cube' is registered already"):
         dynfilters.register_activation("cube")(Cube)
+
+
+def test_constant_taps_have_a_finite_second_derivative() -> None:
+    norm = create_activation("filter_norm", filters=2, taps=9)
+    taps = torch.full((1, 2, 9), 0.3, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(norm(taps).pow(2).sum(), taps, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), taps)
+    assert first.isfinite().all()
+    assert second.isfinite().all()

@@ -282,3 +282,15 @@ def test_of_filter_norm() -> None:
         FilterNorm(0, 9)
     with pytest.raises(ValueError, match=r"phases: .*at least 1, got 0"):
         FilterNorm(4, 9, phases=0)
+
+
+@pytest.mark.parametrize("name", [n for n in dynfilters.list_filters() if "conv" not in n])
+def test_an_empty_activation_name_is_no_default(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown activation ''"):
+        dynfilters.create_filter(name, 16, activation="")
+
+
+def test_the_raw_op_refuses_even_kernels() -> None:
+    x, channel = torch.randn(1, 2, 5, 5), torch.randn(1, 2, 8)
+    with pytest.raises(ValueError, match="kernel_size: expected odd"):
+        torch.ops.dynfilters.filter2d(x, None, channel, [2, 4])

@@ -187,7 +187,7 @@ def test_train_and_eval(name: str, dtype, device) -> None:
         statistics = ("running_mean", "running_var", "num_batches_tracked")
         assert changed == {f"branches.spatial.norm.{s}" for s in statistics}
         assert not torch.allclose(layer(x), train)
-        assert torch.equal(layer(x)[:1], layer(x[:1]))
+        torch.testing.assert_close(layer(x)[:1], layer(x[:1]), **tolerances(dtype))
     else:
         assert not changed
         assert torch.equal(layer(x), train)

@@ -234,3 +234,11 @@ def test_a_condconv_of_a_block_takes_the_blocks_routing() -> None:
     given = x.mean((2, 3)) @ whole["routing_fn.weight"].T + whole["routing_fn.bias"]
     y = layer(x, given.sigmoid())
     torch.testing.assert_close(y.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_loaded_into_the_meta_device_unnoticed() -> None:
+    weights = dynfilters.create_filter("ddf", 8).state_dict()
+    with torch.device("meta"):
+        layer = dynfilters.create_filter("ddf", 8)
+    with pytest.raises(ValueError, match="module: expected parameters with memory"):
+        load_official(layer, weights, "ddfnet")

@@ -31,7 +31,7 @@ class _Reassembly(DepthwiseFilter):
             self.in_channels,
             groups,
             self.taps,
-            activation=activation or "softmax",
+            activation="softmax" if activation is None else activation,
             compressed_channels=check_positive("compressed_channels", compressed_channels),
             encoder_kernel_size=check_odd("encoder_kernel_size", encoder_kernel_size),
             encoder_dilation=check_positive("encoder_dilation", encoder_dilation),

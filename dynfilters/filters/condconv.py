@@ -87,7 +87,7 @@ class CondConv(_Routed, DenseFilter):
         self.branches["weight"] = ExpertsBranch(
             in_channels,
             shape,
-            activation=activation or "sigmoid",
+            activation="sigmoid" if activation is None else activation,
             experts=check_positive("experts", experts),
             fan_in=in_channels // groups * self.taps,
             bias=bias,
@@ -121,7 +121,7 @@ class DwCondConv(_Routed, DepthwiseFilter):
         self.branches["channel"] = ExpertsBranch(
             in_channels,
             (in_channels, self.taps),
-            activation=activation or "sigmoid",
+            activation="sigmoid" if activation is None else activation,
             experts=check_positive("experts", experts),
             fan_in=self.taps,
             bias=False,

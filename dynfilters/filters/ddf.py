@@ -58,7 +58,7 @@ class DDF(DepthwiseFilter):
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, combine=combine)
         check_options(in_channels, groups, squeeze_ratio)
         check_activations(activation, spatial_activation, channel_activation)
-        activation = activation or "filter_norm"
+        activation = "filter_norm" if activation is None else activation
         gain = nonlinearity_gain(nonlinearity)
         if "spatial" in self.kinds:
             self.branches["spatial"] = PointwiseBranch(
@@ -66,7 +66,7 @@ class DDF(DepthwiseFilter):
                 groups,
                 self.taps,
                 stride=stride,
-                activation=spatial_activation or activation,
+                activation=activation if spatial_activation is None else spatial_activation,
                 gain=gain,
             )
         if "channel" in self.kinds:
@@ -74,7 +74,7 @@ class DDF(DepthwiseFilter):
                 in_channels,
                 self.taps,
                 squeeze_ratio=squeeze_ratio,
-                activation=channel_activation or activation,
+                activation=activation if channel_activation is None else channel_activation,
                 gain=gain,
             )
 

@@ -66,7 +66,7 @@ class DDFUp(DepthwiseFilter):
         check_options(in_channels, groups, squeeze_ratio)
         check_activations(activation, spatial_activation, channel_activation)
         check_odd("encoder_kernel_size", encoder_kernel_size)
-        activation = activation or "filter_norm"
+        activation = "filter_norm" if activation is None else activation
         gain = nonlinearity_gain(nonlinearity)
         self.branches["spatial"] = PointwiseBranch(
             self.guide_channels,
@@ -75,7 +75,7 @@ class DDFUp(DepthwiseFilter):
             stride=stride,
             scale=scale,
             encoder_size=None if guide_channels else encoder_kernel_size,
-            activation=spatial_activation or activation,
+            activation=activation if spatial_activation is None else spatial_activation,
             gain=gain,
         )
         self.branches["channel"] = SqueezeExciteBranch(
@@ -83,7 +83,7 @@ class DDFUp(DepthwiseFilter):
             self.taps,
             squeeze_ratio=squeeze_ratio,
             scale=scale,
-            activation=channel_activation or activation,
+            activation=activation if channel_activation is None else channel_activation,
             gain=gain,
         )
 

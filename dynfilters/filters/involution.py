@@ -47,7 +47,7 @@ class Involution(DepthwiseFilter):
             in_channels,
             in_channels // group_channels,
             self.taps,
-            activation=activation or "identity",
+            activation="identity" if activation is None else activation,
             stride=stride,
             reduction=reduction,
         )

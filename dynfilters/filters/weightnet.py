@@ -75,7 +75,7 @@ class WeightNet(_Described, DenseFilter):
         self.branches["weight"] = GroupedFCBranch(
             in_channels,
             (self.out_channels, in_channels, *self.kernel_size),
-            activation=activation or "sigmoid",
+            activation="sigmoid" if activation is None else activation,
             gap_channels=_gap_channels(gap_channels, in_channels),
             hidden=m * self.out_channels,
             groups=g * self.out_channels,
@@ -126,7 +126,7 @@ class DwWeightNet(_Described, DepthwiseFilter):
         self.branches["channel"] = GroupedFCBranch(
             in_channels,
             (in_channels, self.taps),
-            activation=activation or "sigmoid",
+            activation="sigmoid" if activation is None else activation,
             gap_channels=_gap_channels(gap_channels, in_channels),
             hidden=m // g * in_channels,
             groups=in_channels,

@@ -61,6 +61,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
 
     Raises:
         UnknownNameError: no such source.
+        ValueError: the module is on the meta device.
         OfficialWeightsError: keys missing, unexpected or mis-shaped, all listed; nothing was
             loaded.
     """
@@ -68,6 +69,8 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         raise UnknownNameError("source", source, SOURCES)
     plan, removed = _plan(module, state_dict, SOURCES[source])
     targets = _tensors(module)
+    if any(tensor.is_meta for tensor in targets.values()):
+        raise ValueError("module: expected parameters with memory, got some on the meta device")
     loaded = _assemble(plan, targets, state_dict, source)
     with torch.no_grad():
         for key, tensor in loaded.items():

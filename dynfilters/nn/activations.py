@@ -127,10 +127,9 @@ class FilterNorm(nn.Module):
         # Against the first tap, constant taps are exactly zero, where subtracting a rounded mean
         # would leave noise for the division to blow up.
         wide = wide - wide.narrow(2, 0, 1)
-        # Of an empty batch, torch would warn that there are too few taps.
-        std = wide.std(2, keepdim=True) if wide.numel() else 1.0
-        spread = std + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0))
-        out = (wide - wide.mean(2, keepdim=True)) / spread
+        centred = wide - wide.mean(2, keepdim=True)
+        variance = centred.square().sum(2, keepdim=True) / (taps.shape[2] - 1)
+        out = centred / (_root(variance) + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0)))
         out = out * (self.scale if self.std is None else self._aligned(self.std, out))
         if self.mean is not None:
             out = out + self._aligned(self.mean, out)
@@ -144,6 +143,12 @@ class FilterNorm(nn.Module):
     def extra_repr(self) -> str:
         learned = [name for name in ("std", "mean") if getattr(self, name) is not None]
         return f"scale={self.scale:.4g}, learned={learned}, eps={self.eps}"
+
+
+def _root(variance: Tensor) -> Tensor:
+    """√variance, with derivatives of zero, not infinity, where the variance is zero."""
+    varies = variance > 0
+    return torch.where(varies, variance, 1).sqrt() * varies
 
 
 @register_activation("softmax")

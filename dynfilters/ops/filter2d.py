@@ -113,6 +113,7 @@ def _check(x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: 
     check_positive("dilation", geometry.dilation)
     check_positive("scale", geometry.scale)
     check_choice("combine", geometry.combine, COMBINE)
+    check_kernel_size(geometry.kernel_size)
     if geometry.stride > 1 and geometry.scale > 1:
         raise ValueError(
             f"stride and scale: expected at least one of them to be 1, got "

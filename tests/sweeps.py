@@ -1,0 +1,124 @@
+"""What the tests of the experiments share: tiny jobs, and results made up for the purpose."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import dynfilters
+from experiments import ablate
+from experiments.results import GRADIENTS, Job, empty_result, write_result
+from experiments.summary import Group, make_groups
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "model.depth=1",
+    "model.width=4",
+    "optim.epochs=1",
+    "optim.batch_size=512",
+    "measure.batch_size=4",
+    "measure.seconds=0.01",
+)
+
+
+LATENCIES = [f"{way}_p{p}" for way in ("forward", "backward") for p in (20, 50, 80)]
+
+
+def make(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+        return compose("ablate", [*TINY, *overrides])
+
+
+def break_dwconv(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """From here on, the filter dwconv raises `error` when it runs."""
+
+    def forward(self, x, guide=None):
+        raise error
+
+    monkeypatch.setattr(dynfilters.DwConv, "forward", forward)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, directory: Path, *arguments: str) -> int:
+    """The program in this process, with its output under `directory`; its exit status."""
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
+    try:
+        ablate.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def result(
+    filter: str = "ddf",
+    activation: str | None = "sigmoid",
+    seed: int = 0,
+    accuracy: float = 0.9,
+    branches: dict[str, float] | None = None,
+    **config,
+) -> dict:
+    """A finished job whose branches have the given median gradient norms."""
+    branches = {"trunk": 1.0, **(branches or {})}
+    gradients = {branch: {"grad_norm_median": norm} for branch, norm in branches.items()}
+    names = {"filter": {"name": filter, **config.pop("filter_options", {})}, "seed": seed}
+    return {
+        **empty_result(),
+        **{"status": "ok", "filter": filter, "activation": activation, "seed": seed},
+        **{"model": "small_resnet", "data": "digits"},
+        "config_hash": f"{filter}-{activation}-{seed}",
+        "metrics": {"accuracy": accuracy, "loss": 0.3},
+        "params": 1234,
+        "macs": 5.6e6,
+        "latency_ms": dict.fromkeys(LATENCIES, 2.0),
+        "memory": {"saved_bytes": 7_000_000, "peak_bytes": None},
+        "gradients": gradients,
+        "gradients_early": gradients,
+        "device": "cpu",
+        "versions": {"torch": "2.13.0"},
+        "seconds": 3.5,
+        "config": {**names, "model": {"name": "small_resnet"}, **config},
+    }
+
+
+def failure(**fields) -> dict:
+    error = {"type": "ValueError", "message": "it | broke", "traceback": "Traceback: it broke"}
+    return {**result(**fields), "status": "failed", "error": error, "metrics": {}, "gradients": {}}
+
+
+def pair(
+    good: list[float], bad: list[float], ratio: float = 6.0, trunk: float = 1.0, noise: float = 0.1
+) -> list[dict]:
+    """DDF with both activations, a seed for each accuracy; gradients `ratio` apart, with noise."""
+    seeds = range(len(good))
+    wiggle = [math.exp(noise * (seed % 3 - 1)) for seed in seeds]
+    good_jobs = [
+        result("ddf", "filter_norm", s, good[s], {"spatial": ratio * wiggle[s], "trunk": trunk})
+        for s in seeds
+    ]
+    return good_jobs + [result("ddf", "sigmoid", s, bad[s], {"spatial": 1.0}) for s in seeds]
+
+
+def save(directory: Path, results: list[dict], gradients: str | None = None) -> Path:
+    for index, content in enumerate(results):
+        path = directory / f"job{index}"
+        path.mkdir(parents=True)
+        write_result(path, content)
+        if gradients is not None:
+            (path / GRADIENTS).write_text(gradients)
+    return directory
+
+
+def groups_of(results: list[dict]) -> list[Group]:
+    return make_groups([Job(content) for content in results])
+
+
+CURVE = "step,branch,quantity,value\n" + "".join(
+    f"{step},{branch},grad_norm,{value}\n"
+    for step in range(12)
+    for branch, value in (("spatial", 0.1 + step), ("trunk", 1))
+)

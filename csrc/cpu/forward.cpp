@@ -7,13 +7,13 @@ namespace dynfilters::cpu {
 
 template <class A, class Op>
 ForwardRow<A> forward_row_for(const Problem& p) {
-  ForwardRow<A> row = forward_row<A, Op, 0, 0, false>;
+  ForwardRow<A> row = forward_row<A, Op, 0, false>;
   // Only float32 (and the half types, which are packed to it) has code for each kernel size.
   if constexpr (sizeof(A) == 4)
     if (p.stride == 1 && p.dilation == 1)
       with_kernel(p, [&](auto kernel) {
         using K = decltype(kernel);
-        if constexpr (K::kh) row = forward_row<A, Op, K::kh, K::kw, true>;
+        if constexpr (K::kw) row = forward_row<A, Op, K::kw, true>;
       });
   return row;
 }

@@ -5,14 +5,13 @@
 
 namespace dynfilters::cpu {
 
-// One row of outputs: KH×KW taps, or any number if 0. kUnit: stride and dilation are 1.
-template <class A, class Op, int KH, int KW, bool kUnit>
+// One row of outputs. KW: taps across, or any number if 0. kUnit: stride and dilation are 1.
+template <class A, class Op, int KW, bool kUnit>
 void forward_row(const Planar<A>& plan, const A* plane, const A* taps, int64_t tap_step, const A* c, A* out) {
-  const int64_t kh = KH ? KH : plan.p.kh, kw = KW ? KW : plan.p.kw;
+  const int64_t kh = plan.p.kh, kw = KW ? KW : plan.p.kw;
   const int64_t line = plan.line, down = kUnit ? line : plan.p.dilation * line;
   for (int64_t j = 0; j < plan.run; j += kLanes<A>) {
     Vector<A> total{};
-#pragma GCC unroll 7
     for (int64_t ky = 0; ky < kh; ++ky)
 #pragma GCC unroll 7
       for (int64_t kx = 0; kx < kw; ++kx) {

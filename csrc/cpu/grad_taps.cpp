@@ -7,9 +7,9 @@ namespace dynfilters::cpu {
 
 template <class A, class Op>
 GradTapsRow<A> grad_taps_row_for(const Problem& p) {
-  GradTapsRow<A> row = grad_taps_row<A, Op, 0, 0, false>;
+  GradTapsRow<A> row = grad_taps_row<A, Op, 0, false>;
   if constexpr (sizeof(A) == 4)
-    if (p.stride == 1 && p.dilation == 1 && p.kh == 3 && p.kw == 3) row = grad_taps_row<A, Op, 3, 3, true>;
+    if (p.stride == 1 && p.dilation == 1 && p.kw == 3) row = grad_taps_row<A, Op, 3, true>;
   return row;
 }
 

@@ -140,10 +140,10 @@ void grad_x_planar(const Problem& p, GradXRow<Accumulator<T>> grad_x_row, const 
 // Both weigh the same products g·x: spatial sums them over the channels of a group, channel over
 // the positions of the block (a second stage adds the blocks up, in order).
 
-template <class A, class Op, int KH, int KW, bool kUnit>
+template <class A, class Op, int KW, bool kUnit>
 void grad_taps_row(const Planar<A>& plan, const A* plane, const A* grad, const A* taps, A* taps_sum,
                    int64_t tap_step, const A* c, A* c_sum, bool want_spatial, bool want_channel) {
-  const int64_t kh = KH ? KH : plan.p.kh, kw = KW ? KW : plan.p.kw, lanes = kLanes<A>;
+  const int64_t kh = plan.p.kh, kw = KW ? KW : plan.p.kw, lanes = kLanes<A>;
   const int64_t line = plan.line, down = kUnit ? line : plan.p.dilation * line;
   for (int64_t ky = 0; ky < kh; ++ky)
 #pragma GCC unroll 7

@@ -175,7 +175,8 @@ def _forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
     height, width = (geometry.centres(size) * scale for size in x.shape[2:])
-    return x.new_empty(x.shape[0], x.shape[1], height, width)
+    size = (x.shape[0], x.shape[1], height, width)
+    return x.new_empty(size).contiguous(memory_format=reference.layout(x))
 
 
 def _backward(
@@ -197,10 +198,13 @@ def _backward(
 def _backward_fake(
     grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
-    return tuple(
+    empty = [
         x.new_empty(like.shape if wanted else 0)
         for like, wanted in zip((x, spatial, channel), output_mask, strict=True)
-    )
+    ]
+    if output_mask[0]:
+        empty[0] = empty[0].contiguous(memory_format=reference.layout(x))
+    return tuple(empty)
 
 
 _library.impl("filter2d", _forward, "CompositeExplicitAutograd")

@@ -3,10 +3,11 @@
 A library registers its kernels with PyTorch's dispatcher under the key of its device; from then
 on the schemas of `ops.filter2d` are served by it there. It is compiled for this machine's own
 processor the first time an op runs on the device, and kept in a cache directory under a name
-that hashes everything it was made from.
+that hashes everything it was made from. For now that is opt-in.
 
 Environment:
-    DYNFILTERS_BACKEND: "reference" never compiles or loads; "native" raises where it cannot.
+    DYNFILTERS_BACKEND: "native" compiles and loads them, or warns why it cannot; "reference",
+        the default, does not.
     DYNFILTERS_CACHE: the cache directory, else dynfilters in the user's own.
     CXX: the C++ compiler, else g++, clang++ or c++.
 """
@@ -57,29 +58,24 @@ def status(device: str = "cpu") -> Status:
 def settle(device: str) -> bool:
     """Loads the native library for `device`, compiling it if need be; whether it is live now.
 
-    Decides once a process. Where it cannot, warns once and leaves the reference kernels, or
-    raises `BuildError` if DYNFILTERS_BACKEND is "native".
+    Decides once a process, by DYNFILTERS_BACKEND. Where native kernels are wanted but cannot be
+    had, warns once and leaves the reference kernels.
     """
     if device not in _status or _status[device].backend != "undecided":
         return False
-    wanted = os.environ.get("DYNFILTERS_BACKEND", "")
-    if wanted not in ("", "native", "reference"):
+    wanted = os.environ.get("DYNFILTERS_BACKEND", "reference")
+    if wanted not in ("native", "reference"):
         raise ValueError(f"DYNFILTERS_BACKEND: expected native or reference, got {wanted!r}")
     if wanted == "reference":
-        _status[device] = Status("reference", "DYNFILTERS_BACKEND=reference")
+        _status[device] = Status("reference", "DYNFILTERS_BACKEND is not native")
         return False
     try:
         library = build(device)
         torch.ops.load_library(str(library))
-    except Exception as error:
+    except Exception as error:  # whatever it is, the reference kernels work
         _status[device] = Status("reference", str(error))
-        if wanted == "native":
-            raise
         warnings.warn(
-            f"dynfilters runs on its slower reference kernels: {error}. "
-            "DYNFILTERS_BACKEND=reference accepts this silently.",
-            RuntimeWarning,
-            stacklevel=2,
+            f"dynfilters runs on its slower reference kernels: {error}", RuntimeWarning, stacklevel=2
         )
         return False
     _status[device] = Status("native", f"compiled by {_compiler()}", library)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.results import EARLY_STEPS
 from experiments.statistics import Interval, paired_difference, paired_ratio
 from experiments.summary import Group
 from experiments.tables import signed
@@ -141,12 +142,12 @@ def sentence(verdict: str, c: Comparison) -> str:
     text = (
         f"The paper's claim is {verdict} here: in the {c.branch} branch of {_title(c.filter)}, the "
         f"median gradient norm under filter normalization is {_times(c.gradient)} that under "
-        f"sigmoid{_span(c.gradient, _plain)}, {_trunk(c)}, and accuracy is {_points(c.accuracy)}; "
-        f"{seeds} seed{'' if seeds == 1 else 's'}."
+        f"sigmoid{_span(c.gradient)}{_early(c.early)}, {_trunk(c)}, and accuracy is "
+        f"{_points(c.accuracy)}; {seeds} seed{'' if seeds == 1 else 's'}."
     )
     if seeds < 2:
         return f"{text} Without a second seed there is no interval, so nothing can be decided."
-    return f"{text} {_reasons(c)}".strip()
+    return f"{text} {_halves(c)}"
 
 
 def _ratios(good: Group, bad: Group) -> Callable[[str], Interval | None]:
@@ -167,24 +168,28 @@ def _state(intervals: Sequence[Interval], neutral: float) -> str:
     return "holds" if all(interval.above(neutral) for interval in intervals) else "open"
 
 
-def _reasons(c: Comparison) -> str:
-    """What holds and what does not, where the verdict leaves that open."""
+def _halves(c: Comparison) -> str:
     said = {
         "holds": "is confirmed",
         "fails": "is refuted",
         "open": "is undecided, its interval includes no difference",
         "unmeasured": "was not measured",
     }
-    states = gradient_state(c), accuracy_state(c)
-    if states == ("holds", "holds"):
-        return ""
-    return f"The half on gradients {said[states[0]]}; the half on accuracy {said[states[1]]}."
+    gradient, accuracy = said[gradient_state(c)], said[accuracy_state(c)]
+    return f"The half on gradients {gradient}; the half on accuracy {accuracy}."
+
+
+def _early(interval: Interval | None) -> str:
+    """The same over the first steps, when the two networks' losses are still alike."""
+    return (
+        "" if interval is None else f" and {_times(interval)} it in the first {EARLY_STEPS} steps"
+    )
 
 
 def _trunk(c: Comparison) -> str:
     if c.trunk is None or c.gradient is None:
         return "the trunk's was not measured"
-    factor = f"by a factor of {_plain(c.trunk.estimate)}{_span(c.trunk, _plain)}"
+    factor = f"by a factor of {_plain(c.trunk.estimate)}{_span(c.trunk)}"
     ours, trunk = (abs(math.log(i.estimate)) for i in (c.gradient, c.trunk))
     much_less = trunk <= MUCH_LESS * ours
     return f"the trunk's differs {'much less' if much_less else 'comparably'}, {factor}"
@@ -194,21 +199,20 @@ def _times(interval: Interval | None) -> str:
     return "an unknown multiple of" if interval is None else f"{_plain(interval.estimate)} times"
 
 
-def _span(interval: Interval | None, form: Callable[[float], str]) -> str:
+def _span(interval: Interval | None) -> str:
     if interval is None or not interval.known:
         return ""
-    return f" (95 % CI {form(interval.low)} to {form(interval.high)})"
+    return f" (95 % CI {_plain(interval.low)} to {_plain(interval.high)})"
 
 
 def _points(interval: Interval | None) -> str:
     if interval is None:
         return "not comparable"
     points = 100 * interval.estimate
-    direction = "higher" if points >= 0 else "lower"
-    return (
-        f"{abs(points):.1f} percentage points {direction}"
-        f"{_span(interval, lambda value: signed(100 * value))}"
-    )
+    text = f"{abs(points):.1f} percentage points {'higher' if points >= 0 else 'lower'}"
+    if not interval.known:
+        return text
+    return f"{text} (95 % CI {signed(100 * interval.low)} to {signed(100 * interval.high)})"
 
 
 def _plain(value: float) -> str:

@@ -119,8 +119,7 @@ def draw_gradients(good: Group, bad: Group, directory: Path) -> Picture | None:
     return Picture(
         path,
         f"Gradient norm over steps: {good.name}",
-        "Lines are medians over seeds, bands reach from the smallest seed to the largest, "
-        "both over a window of five steps.",
+        "Lines are medians over seeds, bands reach from the smallest seed to the largest.",
     )
 
 
@@ -185,19 +184,12 @@ def gradient_series(jobs: Sequence[Job]) -> dict[str, dict[int, list[float]]]:
     return found
 
 
-def smooth(series: Series, reduce: Callable, window: int = 5) -> tuple[list[int], list[float]]:
-    """`reduce` over seeds at each step, then the median over a window of steps around it."""
-    steps = sorted(series)
-    values = [reduce(series[step]) for step in steps]
-    half = window // 2
-    return steps, [median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-
-
 def _band(axes: Axes, series: Series, activation: str | None) -> None:
     color, _, line, _ = style(activation)
-    axes.plot(*smooth(series, median), color=color, ls=line, lw=1.8)
-    steps, low = smooth(series, min)
-    axes.fill_between(steps, low, smooth(series, max)[1], color=color, alpha=0.2, lw=0)
+    steps = sorted(series)
+    low, mid, high = ([reduce(series[s]) for s in steps] for reduce in (min, median, max))
+    axes.plot(steps, mid, color=color, ls=line, lw=1.5)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
 
 
 def _log_scale(axes: Axes) -> None:

@@ -30,6 +30,7 @@ from experiments.data import Data, load_data
 from experiments.files import locked, write_atomically
 from experiments.machine import describe_device, versions
 from experiments.results import (
+    EARLY_STEPS,
     GRADIENTS,
     HISTORY,
     LAYERS,
@@ -42,9 +43,6 @@ from experiments.results import (
 from experiments.training import evaluate, reproducible, train
 
 QUANTITIES = ("grad_norm", "taps_grad_norm", "transmission", "saturated", "nonfinite")
-# Over these first steps the networks are still alike, whatever their filters: later on a smaller
-# gradient may only mean a smaller loss.
-EARLY_STEPS = 20
 
 
 def run_job(cfg: DictConfig, directory: Path) -> dict[str, Any]:
@@ -102,15 +100,10 @@ def compute(config: Mapping[str, Any], directory: Path, progress: bool | None) -
     records = probe.records()
     save_curves(directory, history, records)
     loss, accuracy = evaluate(model, data.test_x, data.test_y)
-    train_loss, train_accuracy = evaluate(model, data.train_x, data.train_y)
+    trained = {key: history[-1][key] for key in ("train_accuracy", "train_loss")}
     early = [row for row in records if row["step"] < EARLY_STEPS]
     return {
-        "metrics": {
-            "accuracy": accuracy,
-            "loss": loss,
-            "train_accuracy": train_accuracy,
-            "train_loss": train_loss,
-        },
+        "metrics": {"accuracy": accuracy, "loss": loss, **trained},
         "gradients": summarize(records),
         "gradients_early": summarize(early),
         **measure(model, data, **config["measure"]),
@@ -134,8 +127,9 @@ def measure(model: nn.Module, data: Data, batch_size: int, seconds: float) -> di
     """Parameters; MACs of one image; latency and memory of a training step's batch."""
     x = data.train_x[:batch_size]
     model.train()
-    forward = measure_latency(lambda: model(x), min_run_time=seconds)
-    backward = measure_latency(lambda: model(x), backward=True, min_run_time=seconds)
+    runs = {"min_run_time": seconds, "warmup": 1}  # the model has just been trained: it is warm
+    forward = measure_latency(lambda: model(x), **runs)
+    backward = measure_latency(lambda: model(x), backward=True, **runs)
     memory = measure_memory(lambda: model(x))
     return {
         "params": count_parameters(model),

@@ -23,6 +23,9 @@ MEASURED = {
     "latency_ms": ("forward_p20", "forward_p50", "forward_p80", "backward_p50"),
     "memory": ("saved_bytes", "peak_bytes"),
 }
+# Over these first steps the networks are still alike, whatever their filters: later on a smaller
+# gradient may only mean a smaller loss.
+EARLY_STEPS = 20
 # Directories of a sweep that hold no job.
 NOT_JOBS = frozenset({"figures"})
 

@@ -20,7 +20,7 @@ TINY = (
     "model.depth=1",
     "model.width=4",
     "optim.epochs=1",
-    "optim.batch_size=512",
+    "optim.batch_size=256",
     "measure.batch_size=4",
     "measure.seconds=0.01",
 )

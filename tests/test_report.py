@@ -14,6 +14,13 @@ from experiments import report, tables
 from experiments.results import RESULT, empty_result
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time; for tests of what stands in files."""
+    monkeypatch.setattr(report, "draw_all", lambda rows, directory: [])
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_csv_has_a_row_a_job_and_a_column_a_leaf(tmp_path: Path) -> None:
     save(tmp_path, [*pair([0.9, 0.8], [0.7, 0.6]), failure(filter="carafe")])
     report.build_report(tmp_path)
@@ -28,6 +35,7 @@ def test_csv_has_a_row_a_job_and_a_column_a_leaf(tmp_path: Path) -> None:
     assert {"latency_ms.forward_p50", "memory.saved_bytes", "versions.torch"} <= rows[0].keys()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_markdown_and_latex_hold_the_same_cells(tmp_path: Path) -> None:
     save(tmp_path, [*pair([0.9, 0.8], [0.7, 0.6]), failure(filter="carafe_up")])
     report.build_report(tmp_path, "ddf")
@@ -104,6 +112,7 @@ def test_whatever_comes_from_files_is_text(tmp_path: Path) -> None:
     assert "<" not in markdown
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "damage",
     [

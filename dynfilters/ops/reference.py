@@ -76,21 +76,21 @@ def filter2d_reference(
 class Views:
     """The operands of one call, viewed so that every product broadcasts.
 
-    With r = c/g channels a group, cells (i, j) of the input grid and phases (u, v) in a cell:
+    With r = C/G channels a group, positions (i, j) of the grid of windows, and places (u, v) in
+    the scale×scale cell of each, axes which are there only if scale > 1:
 
     | view | shape |
     | --- | --- |
-    | `window(k)` | (B, G, r, H, 1, W, 1): x under tap k of every window |
-    | `spatial[k]` | (B, G, 1, H, u, W, v) |
-    | `channel[k]` | (B, G, r, 1, u, 1, v), u = v = 1 without phases |
-    | `output(y)` | (B, G, r, H, u, W, v) |
+    | `window(k)` | (B, G, r, i, 1, j, 1): x under tap k of every window |
+    | `spatial[k]` | (B, G, 1, i, u, j, v) |
+    | `channel[k]` | (B, G, r, 1, u, 1, v), of size 1 in u and v without phases |
+    | `output(y)` | (B, G, r, i, u, j, v) |
     """
 
     def __init__(
         self, x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
     ) -> None:
-        self.geometry, self.dtype = geometry, x.dtype
-        self.shape = tuple(x.shape)
+        self.geometry = geometry
         self.groups = 1 if spatial is None else spatial.shape[1]
         self.grid = geometry.centres(x.shape[2]), geometry.centres(x.shape[3])
         pad_h, pad_w = geometry.padding
@@ -100,19 +100,23 @@ class Views:
         self.channel = None if channel is None else self._channel(_accumulable(channel))
 
     def _spatial(self, spatial: Tensor) -> Tensor:
-        (height, width), scale = self.grid, self.geometry.scale
-        cells = spatial.unflatten(4, (width, scale)).unflatten(3, (height, scale))
-        return cells.unsqueeze(2).movedim(3, 0)
+        return self._cells(spatial, 3).unsqueeze(2).movedim(3, 0)
 
     def _channel(self, channel: Tensor) -> Tensor:
+        taps = channel.unflatten(1, (self.groups, -1)).movedim(3, 0)
         side = self.geometry.scale if channel.dim() == 4 else 1
-        cells = channel.unflatten(1, (self.groups, -1)).movedim(3, 0)
-        return cells.reshape(*cells.shape[:4], 1, side, 1, side)
+        places = (1, side, 1, side) if self.geometry.scale > 1 else (1, 1)
+        return taps.reshape(*taps.shape[:4], *places)
+
+    def _cells(self, tensor: Tensor, axis: int) -> Tensor:
+        """The axes of rows and columns, `axis` and the next, split into windows and places."""
+        (height, width), scale = self.grid, self.geometry.scale
+        if scale == 1:
+            return tensor
+        return tensor.unflatten(axis + 1, (width, scale)).unflatten(axis, (height, scale))
 
     def output(self, y: Tensor) -> Tensor:
-        (height, width), scale = self.grid, self.geometry.scale
-        y = y.unflatten(3, (width, scale)).unflatten(2, (height, scale))
-        return y.unflatten(1, (self.groups, -1))
+        return self._cells(y, 2).unflatten(1, (self.groups, -1))
 
     def slices(self, k: int) -> tuple[slice, slice]:
         """Where tap k of every window lies in the padded image."""
@@ -126,7 +130,8 @@ class Views:
 
     def window(self, k: int) -> Tensor:
         rows, columns = self.slices(k)
-        return self.padded[..., rows, columns].unsqueeze(4).unsqueeze(6)
+        window = self.padded[..., rows, columns]
+        return window.unsqueeze(4).unsqueeze(6) if self.geometry.scale > 1 else window
 
     def tap(self, k: int) -> Tensor:
         if self.spatial is None:
@@ -171,7 +176,10 @@ def grad_x(
     total = torch.zeros_like(views.padded)
     for k in range(geometry.taps):
         rows, columns = views.slices(k)
-        total[..., rows, columns] += (cells * views.tap(k)).sum((4, 6))
+        if geometry.scale == 1:
+            total[..., rows, columns].addcmul_(cells, views.tap(k))
+        else:
+            total[..., rows, columns] += (cells * views.tap(k)).sum((4, 6))
     pad_h, pad_w = geometry.padding
     inner = total[..., pad_h : pad_h + x.shape[2], pad_w : pad_w + x.shape[3]]
     return inner.flatten(1, 2).to(x.dtype, copy=True, memory_format=layout(x))
@@ -202,7 +210,8 @@ def grad_channel(
     """Gradient of channel: at each tap and channel, summed over the positions (of one phase)."""
     views = Views(x, spatial, channel, geometry)
     cells = views.output(_accumulable(grad))
-    positions = (3, 5) if channel.dim() == 4 else (3, 4, 5, 6)
+    phases = channel.dim() == 4 and geometry.scale > 1
+    positions = (3, 5) if phases else tuple(range(3, cells.dim()))
     scales = spatial is not None and geometry.combine == "mul"
     total = torch.stack(
         [

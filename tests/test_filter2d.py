@@ -140,5 +140,6 @@ def _accumulate_narrowly(x: Tensor, spatial: Tensor, channel: Tensor, kernel_siz
 
 
 def test_backend_names_what_runs() -> None:
-    assert backend("cpu") == backend(torch.device("cpu")) == backend() == "reference"
+    assert backend("cpu") == backend(torch.device("cpu")) == backend()
+    assert backend("cpu") in ("native", "reference")
     assert backend("meta") == "reference"

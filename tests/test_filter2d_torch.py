@@ -43,7 +43,7 @@ def test_opcheck_backward(case: Filter2dCase, asked: str, dtype, device) -> None
     gy = torch.randn(case.y_size, dtype=dtype, device=device, requires_grad=True)
     mask = [asked == "all", tensors[1] is not None, tensors[2] is not None]
     op = torch.ops.dynfilters.filter2d_backward.default
-    torch.library.opcheck(op, (gy, *tensors, *case.positional, mask))
+    torch.library.opcheck(op, (gy, *tensors, *case.positional, *mask))
 
 
 @pytest.mark.parametrize("case", FILTER2D, ids=ids(FILTER2D))

@@ -25,7 +25,7 @@ from dynfilters.checks import (
     check_tensor,
     is_autocast,
 )
-from dynfilters.ops import reference
+from dynfilters.ops import native, reference
 from dynfilters.ops.reference import Geometry
 
 COMBINE = ("mul", "add")
@@ -38,7 +38,7 @@ _library.define(
 _library.define(
     "filter2d_backward(Tensor grad, Tensor x, Tensor? spatial, Tensor? channel,"
     " int[2] kernel_size, int stride, int dilation, int scale, str combine,"
-    " bool[3] output_mask) -> (Tensor, Tensor, Tensor)"
+    " bool want_x, bool want_spatial, bool want_channel) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -159,9 +159,15 @@ def _equal(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
 
+def _values(geometry: Geometry) -> tuple:
+    return geometry.stride, geometry.dilation, geometry.scale, geometry.combine
+
+
 def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
+    if native.settle(x.device.type):  # from now on the dispatcher goes to the native kernel
+        return torch.ops.dynfilters.filter2d(x, spatial, channel, kernel_size, *_values(geometry))
     return reference.forward(x, spatial, channel, geometry)
 
 
@@ -169,14 +175,19 @@ def _forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
     height, width = (geometry.centres(size) * scale for size in x.shape[2:])
-    return x.new_empty(x.shape[0], x.shape[1], height, width)
+    size = (x.shape[0], x.shape[1], height, width)
+    return x.new_empty(size).contiguous(memory_format=reference.layout(x))
 
 
 def _backward(
-    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, output_mask
+    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     _check(x, spatial, channel, geometry)
+    if native.settle(x.device.type):
+        return torch.ops.dynfilters.filter2d_backward(
+            grad, x, spatial, channel, kernel_size, *_values(geometry), *output_mask
+        )
     passes = (reference.grad_x, reference.grad_spatial, reference.grad_channel)
     return tuple(
         gradient(grad, x, spatial, channel, geometry) if wanted else x.new_empty(0)
@@ -185,12 +196,15 @@ def _backward(
 
 
 def _backward_fake(
-    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, output_mask
+    grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
-    return tuple(
+    empty = [
         x.new_empty(like.shape if wanted else 0)
         for like, wanted in zip((x, spatial, channel), output_mask, strict=True)
-    )
+    ]
+    if output_mask[0]:
+        empty[0] = empty[0].contiguous(memory_format=reference.layout(x))
+    return tuple(empty)
 
 
 _library.impl("filter2d", _forward, "CompositeExplicitAutograd")
@@ -216,12 +230,13 @@ def _gradients(grad, x, spatial, channel, geometry, wanted) -> list[Tensor | Non
     mask = [want and there for want, there in zip(wanted, present, strict=True)]
     if grad is None or not any(mask):
         return [None] * 3
-    out = torch.ops.dynfilters.filter2d_backward(grad, x, spatial, channel, *geometry, mask)
+    out = torch.ops.dynfilters.filter2d_backward(grad, x, spatial, channel, *geometry, *mask)
     return [gradient if want else None for gradient, want in zip(out, mask, strict=True)]
 
 
 def _setup_backward(ctx, inputs, output) -> None:
-    grad, x, spatial, channel, *ctx.geometry, ctx.mask = inputs
+    grad, x, spatial, channel, *ctx.geometry = inputs[:-3]
+    ctx.mask = inputs[-3:]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, x, spatial, channel)
 
@@ -238,7 +253,7 @@ def _differentiate_backward(ctx, *tangents):
             totals[0] = _add(totals[0], torch.ops.dynfilters.filter2d(*arguments, *ctx.geometry))
         found = _gradients(grad, *arguments, ctx.geometry, mask)
         totals[1:] = [_add(total, term) for total, term in zip(totals[1:], found, strict=True)]
-    return *totals, *[None] * 6
+    return *totals, *[None] * 8
 
 
 def _product_terms(operands, tangents, wanted):
@@ -292,4 +307,4 @@ def _backward_flops(
     """As many operations for each gradient asked for as forward takes."""
     batch, channels, *grid = grad_shape
     once = 2 * kernel_size[0] * kernel_size[1] * batch * channels * grid[0] * grid[1]
-    return once * sum(args[-1])
+    return once * sum(args[-3:])

@@ -153,6 +153,13 @@ def _accumulable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def layout(x: Tensor) -> torch.memory_format:
+    """That of y and of the gradient of x: channels_last only where x is that and nothing else."""
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 def forward(
     x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
 ) -> Tensor:
@@ -163,7 +170,7 @@ def forward(
     cells = views.output(y)
     for k in range(geometry.taps):
         cells.addcmul_(views.tap(k), views.window(k))
-    return y.to(x.dtype)
+    return y.to(x.dtype, memory_format=layout(x))
 
 
 def grad_x(
@@ -181,7 +188,7 @@ def grad_x(
             total[..., rows, columns] += (cells * views.tap(k)).sum((4, 6))
     pad_h, pad_w = geometry.padding
     inner = total[..., pad_h : pad_h + x.shape[2], pad_w : pad_w + x.shape[3]]
-    return inner.flatten(1, 2).to(x.dtype, copy=True, memory_format=torch.contiguous_format)
+    return inner.flatten(1, 2).to(x.dtype, copy=True, memory_format=layout(x))
 
 
 def grad_spatial(

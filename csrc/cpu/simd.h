@@ -1,0 +1,88 @@
+// Vectors of the accumulation type, through the compiler's vector extension: no intrinsics, so
+// the same source serves AVX2, AVX-512 and NEON.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace dynfilters::cpu {
+
+#ifdef __AVX512F__
+inline constexpr int kVectorBytes = 64;
+#else
+inline constexpr int kVectorBytes = 32;
+#endif
+
+struct BFloat16 {
+  uint16_t bits;
+};
+using Half = _Float16;
+
+// The type that a storage type is accumulated in.
+template <class T> struct AccumulatorOf { using type = float; };
+template <> struct AccumulatorOf<double> { using type = double; };
+template <class T> using Accumulator = typename AccumulatorOf<T>::type;
+
+template <class A> inline constexpr int kLanes = kVectorBytes / int(sizeof(A));
+template <class A> struct VectorOf { typedef A type __attribute__((vector_size(kVectorBytes))); };
+template <class A> using Vector = typename VectorOf<A>::type;
+
+inline float widen(BFloat16 value) {
+  uint32_t bits = uint32_t(value.bits) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+inline float widen(Half value) { return float(value); }
+inline float widen(float value) { return value; }
+inline double widen(double value) { return value; }
+
+inline void narrow(float value, BFloat16* out) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  // Rounds to nearest even; a NaN must not round up to infinity.
+  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  out->bits = value != value ? uint16_t((bits >> 16) | 0x40) : uint16_t(rounded);
+}
+inline void narrow(float value, Half* out) { *out = Half(value); }
+inline void narrow(float value, float* out) { *out = value; }
+inline void narrow(double value, double* out) { *out = value; }
+
+template <class A> inline Vector<A> load(const A* p) {
+  Vector<A> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class A> inline void store(A* p, Vector<A> v) { std::memcpy(p, &v, sizeof v); }
+template <class A> inline Vector<A> splat(A value) { return value - Vector<A>{}; }
+
+// kLanes<A> elements of a storage type, widened.
+template <class T> inline Vector<Accumulator<T>> load_wide(const T* p) {
+  using A = Accumulator<T>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    return load(reinterpret_cast<const A*>(p));
+  } else {
+    A lanes[kLanes<A>];
+    for (int i = 0; i < kLanes<A>; ++i) lanes[i] = widen(p[i]);
+    return load(lanes);
+  }
+}
+template <class T> inline void store_narrow(T* p, Vector<Accumulator<T>> v) {
+  using A = Accumulator<T>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    store(reinterpret_cast<A*>(p), v);
+  } else {
+    for (int i = 0; i < kLanes<A>; ++i) narrow(v[i], p + i);
+  }
+}
+// A sum in a fixed order, whatever the machine.
+template <class A> inline A sum(Vector<A> v) {
+  A lanes[kLanes<A>];
+  store(lanes, v);
+  for (int width = kLanes<A> / 2; width; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+}  // namespace dynfilters::cpu

@@ -1,0 +1,159 @@
+"""The native CPU kernels against the reference ones.
+
+They are opt-in: DYNFILTERS_BACKEND=native runs these tests, and every other test of the op on
+the native kernels too.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from cases import LAYOUTS
+from torch import Tensor
+
+from dynfilters.ops import backend, filter2d, native, reference
+from dynfilters.ops.reference import Geometry
+
+filter2d(torch.zeros(1, 1, 1, 1), None, torch.zeros(1, 1, 1), kernel_size=1)
+pytestmark = pytest.mark.skipif(
+    backend("cpu") != "native", reason=f"no native CPU kernels: {native.status('cpu').reason}"
+)
+
+# Relative to the largest value. The accumulation type is float32 for all but float64; half types
+# round once, at the end.
+BOUNDS = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.bfloat16: 2**-8,
+    torch.float16: 2**-11,
+}
+GEOMETRIES = [
+    Geometry((3, 3)),
+    Geometry((3, 3), combine="add"),
+    Geometry((5, 5)),
+    Geometry((7, 7)),
+    Geometry((3, 5), dilation=2),
+    Geometry((3, 3), stride=2),
+    Geometry((5, 3), stride=3, dilation=2, combine="add"),
+    Geometry((3, 3), scale=2),
+    Geometry((5, 5), scale=2, combine="add"),
+]
+
+
+def operands(
+    geometry: Geometry, size: tuple[int, ...], groups: int, dtype: torch.dtype, kinds: str
+) -> list[Tensor | None]:
+    """grad, x, spatial and channel; `kinds` is of "s", "c" and "p", channel with phases."""
+    batch, channels, *grid = size
+    grid = [geometry.centres(n) * geometry.scale for n in grid]
+    phases = (geometry.scale**2,) if "p" in kinds else ()
+    spatial = torch.randn(batch, groups, geometry.taps, *grid) if "s" in kinds else None
+    channel = torch.randn(batch, channels, geometry.taps, *phases) if kinds != "s" else None
+    tensors = torch.randn(batch, channels, *grid), torch.randn(size), spatial, channel
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+def run(geometry: Geometry, operands: list[Tensor | None]) -> list[Tensor | None]:
+    """y and the three gradients, by the kernels that are live."""
+    grad, x, spatial, channel = operands
+    options = geometry.stride, geometry.dilation, geometry.scale, geometry.combine
+    ops = torch.ops.dynfilters
+    y = ops.filter2d(x, spatial, channel, geometry.kernel_size, *options)
+    wanted = True, spatial is not None, channel is not None
+    found = ops.filter2d_backward(
+        grad, x, spatial, channel, geometry.kernel_size, *options, *wanted
+    )
+    return [y, *(g if want else None for g, want in zip(found, wanted, strict=True))]
+
+
+def run_reference(geometry: Geometry, operands: list[Tensor | None]) -> list[Tensor | None]:
+    """The same in float64 by the reference kernels."""
+    grad, x, spatial, channel = (None if t is None else t.double() for t in operands)
+    return [
+        reference.forward(x, spatial, channel, geometry),
+        reference.grad_x(grad, x, spatial, channel, geometry),
+        None if spatial is None else reference.grad_spatial(grad, x, spatial, channel, geometry),
+        None if channel is None else reference.grad_channel(grad, x, spatial, channel, geometry),
+    ]
+
+
+def compare(geometry: Geometry, given: list[Tensor | None]) -> None:
+    dtype = given[1].dtype
+    for ours, truth in zip(run(geometry, given), run_reference(geometry, given), strict=True):
+        if truth is not None:
+            assert ours.dtype == dtype
+            assert ours.shape == truth.shape
+            error = (ours.double() - truth).abs().max() / truth.abs().max()
+            assert error <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_values_and_gradients(geometry: Geometry, dtype: torch.dtype, channels_last: bool) -> None:
+    """More columns and channels than a vector has lanes, and a remainder of each."""
+    for kinds, (groups, channels) in itertools.product(
+        ("s", "c", "sc", "scp"), ((1, 21), (2, 38))
+    ):
+        given = operands(geometry, (2, channels, 6, 19), groups, dtype, kinds)
+        if channels_last:
+            for i in range(2):
+                given[i] = given[i].to(memory_format=torch.channels_last)
+        compare(geometry, given)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_planes_of_several_blocks(channels_last: bool) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for geometry in (Geometry((3, 3)), Geometry((3, 3), stride=2), Geometry((3, 3), scale=2)):
+        given = operands(geometry, (1, 16, 150, 131), 2, torch.float32, "sc")
+        given[:2] = [t.to(memory_format=layout) for t in given[:2]]
+        compare(geometry, given)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_is_read_in_place(layout: str) -> None:
+    geometry = Geometry((3, 3))
+    given = operands(geometry, (2, 12, 5, 9), 2, torch.float64, "sc")
+    for i in range(4):
+        compare(geometry, [LAYOUTS[layout](t) if j == i else t for j, t in enumerate(given)])
+
+
+def test_channels_last_stays_so() -> None:
+    for geometry in (Geometry((3, 3)), Geometry((3, 3), stride=2), Geometry((3, 3), scale=2)):
+        given = operands(geometry, (2, 8, 5, 6), 1, torch.float32, "sc")
+        given[:2] = [t.to(memory_format=torch.channels_last) for t in given[:2]]
+        y, grad_x, *_ = run(geometry, given)
+        for tensor in (y, grad_x):
+            assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bits_do_not_depend_on_threads(channels_last: bool) -> None:
+    geometry = Geometry((3, 3))
+    given = operands(geometry, (3, 24, 40, 41), 1, torch.float32, "sc")
+    if channels_last:
+        given[:2] = [t.to(memory_format=torch.channels_last) for t in given[:2]]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(run(geometry, given))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_infinities_and_nans_go_where_a_convolution_lets_them() -> None:
+    """Only to the outputs whose window they lie in; zeros outside x are not multiplied in."""
+    for value in (float("inf"), float("nan")):
+        geometry = Geometry((3, 3))
+        given = operands(geometry, (1, 9, 7, 9), 1, torch.float32, "sc")
+        given[1][0, 4, 3, 4] = value
+        y = run(geometry, given)[0]
+        touched = ~y.isfinite()
+        assert touched[0, 4, 2:5, 3:6].all()
+        assert touched.sum() == 9

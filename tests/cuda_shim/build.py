@@ -1,0 +1,97 @@
+"""Compiles the kernels of csrc/cuda, or any other sources, for the host shim."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+SHIM = Path(__file__).resolve().parent
+CSRC = SHIM.parent.parent / "csrc"
+# The sanitizer's calls are in the kernels alone, and answered by memory.cpp.
+FLAGS = "-std=c++20 -O1 -g1 -fPIC -U_FORTIFY_SOURCE -DDYNFILTERS_HOST_SHIM".split()
+KERNEL_FLAGS = "-x c++ -fsanitize=thread --param tsan-instrument-func-entry-exit=0".split()
+MACHINE = [SHIM / name for name in ("machine.cpp", "memory.cpp", "control.cpp")]
+
+
+class CompileError(RuntimeError):
+    """The compiler's words."""
+
+
+def kernels(csrc: Path = CSRC) -> list[Path]:
+    """The units of the CUDA library, but for the one that registers them with torch."""
+    return sorted(file for file in (csrc / "cuda").glob("*.cu") if file.stem != "register")
+
+
+def build(name: str, units: list[Path], cache: Path, csrc: Path = CSRC) -> Path:
+    """A shared library of the machine and the `units`, from the cache where nothing changed."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise CompileError("g++ was not found")
+    commands = {_object(unit, cache, csrc, compiler): unit for unit in (*MACHINE, *units)}
+    key = hashlib.sha256(" ".join(sorted(o.name for o in commands)).encode()).hexdigest()[:16]
+    library = cache / f"{name}_{key}.so"
+    with FileLock(cache / "lock", timeout=600):
+        if not library.exists():
+            _compile_all(compiler, {o: u for o, u in commands.items() if not o.exists()}, csrc)
+            _link(compiler, list(commands), library)
+    return library
+
+
+def _flags(unit: Path, csrc: Path) -> list[str]:
+    ours = unit in MACHINE
+    return [*FLAGS, *([] if ours else KERNEL_FLAGS), f"-I{SHIM}", f"-I{csrc / 'cuda'}"]
+
+
+def _object(unit: Path, cache: Path, csrc: Path, compiler: str) -> Path:
+    """Where the unit's object is kept: the name hashes all that it is made from."""
+    digest = hashlib.sha256(" ".join([compiler, *FLAGS, *KERNEL_FLAGS]).encode())
+    for file in sorted(_closure(unit, csrc)):
+        digest.update(file.name.encode() + file.read_bytes())
+    return cache / f"{unit.stem}_{digest.hexdigest()[:16]}.o"
+
+
+def _closure(unit: Path, csrc: Path) -> set[Path]:
+    """The unit and all of our headers that it includes."""
+    found, todo = set(), [unit.resolve()]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for name in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE):
+            places = (file.parent / name, SHIM / name, csrc / "cuda" / name)
+            todo += [place.resolve() for place in places if place.exists()][:1]
+    return found
+
+
+def _compile_all(compiler: str, commands: dict[Path, Path], csrc: Path) -> None:
+    """All units at once; each object appears whole or not at all."""
+    processes = []
+    for target, unit in commands.items():
+        handle, scratch = tempfile.mkstemp(suffix=".o", dir=target.parent)
+        os.close(handle)
+        command = [compiler, *_flags(unit, csrc), "-c", str(unit), "-o", scratch]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append((target, scratch, subprocess.Popen(command, **pipes)))
+    outputs = [process.communicate()[0] for *_, process in processes]
+    for (target, scratch, process), output in zip(processes, outputs, strict=True):
+        if process.returncode:
+            Path(scratch).unlink()
+            raise CompileError(output[:4000])
+        os.replace(scratch, target)
+
+
+def _link(compiler: str, objects: list[Path], library: Path) -> None:
+    scratch = library.with_suffix(".partial")
+    link = [compiler, "-shared", *map(str, objects), "-o", str(scratch), "-ldl"]
+    done = subprocess.run(link, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(done.stderr[:4000])
+    os.replace(scratch, library)

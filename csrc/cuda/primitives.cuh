@@ -29,6 +29,9 @@
 #ifdef DYNFILTERS_HOST_SHIM
 #include "host_shim.h"
 #else
+#ifndef USE_CUDA
+#define USE_CUDA  // torch's stable headers declare their CUDA part only with it
+#endif
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>

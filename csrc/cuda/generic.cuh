@@ -1,0 +1,168 @@
+// The kernels that are right for everything: any odd kernel, groups, stride, dilation, scale,
+// phases and strides of the tensors. A thread computes one element of an output at a time; for the
+// gradient of channel, a block does.
+//
+// Accumulation: in the accumulation type, taps in row-major order; grad_spatial over the channels
+// of its group in their order. grad_channel: each thread every 128th position, then a butterfly in
+// each warp, then the warps in their order. All sums have one order whatever the device: results
+// are deterministic. Every element is written once; nothing is read from what a kernel writes.
+#pragma once
+#include "../combine.h"
+#include "../filter2d.h"
+#include "memory.cuh"
+
+namespace dynfilters::cuda {
+
+constexpr int kGenericThreads = 256, kReduceThreads = 128;
+
+// Element i of a 4-d array, counted in rows of pixels or, as channels_last memory lies, in pixels.
+struct Place {
+  int64_t b, c, y, x;
+  __device__ __forceinline__ Place(int64_t i, int64_t channels, int64_t height, int64_t width, bool channels_last) {
+    if (channels_last) c = i % channels, i /= channels;
+    x = i % width, i /= width;
+    y = i % height, i /= height;
+    if (!channels_last) c = i % channels, i /= channels;
+    b = i;
+  }
+  __device__ __forceinline__ int64_t offset(const int64_t (&strides)[4]) const {
+    return b * strides[0] + c * strides[1] + y * strides[2] + x * strides[3];
+  }
+};
+
+// The operands of one call, element by element.
+template <class T, class Op>
+struct Elements {
+  using A = Accumulator<T>;
+  const Problem& p;
+  const T *x, *spatial, *channel, *grad;
+
+  __device__ __forceinline__ A spatial_tap(int64_t b, int64_t g, int64_t k, int64_t oy, int64_t ox) const {
+    if constexpr (!Op::kSpatial) return A(0);
+    return read(spatial + b * p.ss[0] + g * p.ss[1] + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
+  }
+  __device__ __forceinline__ A channel_tap(int64_t b, int64_t c, int64_t k, int64_t oy, int64_t ox) const {
+    if constexpr (!Op::kChannel) return A(0);
+    const int64_t phase = p.phases > 1 ? oy % p.scale * p.scale + ox % p.scale : 0;
+    return read(channel + b * p.cs[0] + c * p.cs[1] + k * p.cs[2] + phase * p.cs[3]);
+  }
+  __device__ __forceinline__ A tap(int64_t b, int64_t c, int64_t k, int64_t oy, int64_t ox) const {
+    return Op::tap(spatial_tap(b, c / (p.channels / p.groups), k, oy, ox), channel_tap(b, c, k, oy, ox));
+  }
+  // x under tap (ky, kx) of output (oy, ox); zero outside.
+  __device__ __forceinline__ A under(int64_t b, int64_t c, int64_t ky, int64_t kx, int64_t oy, int64_t ox) const {
+    const int64_t iy = oy / p.scale * p.stride + p.dilation * (ky - p.kh / 2);
+    const int64_t ix = ox / p.scale * p.stride + p.dilation * (kx - p.kw / 2);
+    if (iy < 0 || ix < 0 || iy >= p.height || ix >= p.width) return A(0);
+    return read(x + b * p.xs[0] + c * p.xs[1] + iy * p.xs[2] + ix * p.xs[3]);
+  }
+  __device__ __forceinline__ A gradient(int64_t b, int64_t c, int64_t oy, int64_t ox) const {
+    return read(grad + b * p.ys[0] + c * p.ys[1] + oy * p.ys[2] + ox * p.ys[3]);
+  }
+};
+
+__device__ __forceinline__ int64_t first_element() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int64_t element_step() { return int64_t(gridDim.x) * blockDim.x; }
+
+template <class T, class Op>
+__global__ void __launch_bounds__(kGenericThreads)
+    generic_forward(Problem p, const T* x, const T* spatial, const T* channel, T* y) {
+  const Elements<T, Op> in{p, x, spatial, channel, nullptr};
+  const int64_t height = p.rows * p.scale, width = p.cols * p.scale;
+  for (int64_t i = first_element(); i < p.batch * p.channels * height * width; i += element_step()) {
+    const Place at(i, p.channels, height, width, p.ys[1] == 1);
+    Accumulator<T> total = 0;
+    for (int64_t ky = 0; ky < p.kh; ++ky)
+      for (int64_t kx = 0; kx < p.kw; ++kx)
+        total += in.tap(at.b, at.c, ky * p.kw + kx, at.y, at.x) * in.under(at.b, at.c, ky, kx, at.y, at.x);
+    y[at.offset(p.ys)] = narrow<T>(total);
+  }
+}
+
+// Along one axis: the window whose tap k lies on pixel i, or -1.
+__device__ __forceinline__ int64_t window_of(int64_t i, int64_t k, int64_t kernel, int64_t windows, const Problem& p) {
+  const int64_t start = i - p.dilation * (k - kernel / 2), window = start / p.stride;
+  return start < 0 || start % p.stride || window >= windows ? -1 : window;
+}
+
+struct Strides {
+  int64_t at[4];
+};
+
+template <class T, class Op>
+__global__ void __launch_bounds__(kGenericThreads) generic_grad_x(Problem p, Strides strides, const T* spatial,
+                                                                  const T* channel, const T* grad, T* grad_x) {
+  const Elements<T, Op> in{p, nullptr, spatial, channel, grad};
+  for (int64_t i = first_element(); i < p.batch * p.channels * p.height * p.width; i += element_step()) {
+    const Place at(i, p.channels, p.height, p.width, strides.at[1] == 1);
+    Accumulator<T> total = 0;
+    for (int64_t k = 0; k < p.kh * p.kw; ++k) {
+      const int64_t wy = window_of(at.y, k / p.kw, p.kh, p.rows, p), wx = window_of(at.x, k % p.kw, p.kw, p.cols, p);
+      if (wy < 0 || wx < 0) continue;
+      for (int64_t oy = wy * p.scale; oy < (wy + 1) * p.scale; ++oy)
+        for (int64_t ox = wx * p.scale; ox < (wx + 1) * p.scale; ++ox)
+          total += in.tap(at.b, at.c, k, oy, ox) * in.gradient(at.b, at.c, oy, ox);
+    }
+    grad_x[at.offset(strides.at)] = narrow<T>(total);
+  }
+}
+
+template <class T, class Op>
+__global__ void __launch_bounds__(kGenericThreads)
+    generic_grad_spatial(Problem p, const T* x, const T* channel, const T* grad, T* grad_spatial) {
+  const Elements<T, Op> in{p, x, nullptr, channel, grad};
+  const int64_t height = p.rows * p.scale, width = p.cols * p.scale, taps = p.kh * p.kw;
+  const int64_t group_channels = p.channels / p.groups;
+  for (int64_t i = first_element(); i < p.batch * p.groups * taps * height * width; i += element_step()) {
+    const Place at(i, p.groups * taps, height, width, false);
+    const int64_t g = at.c / taps, k = at.c % taps;
+    Accumulator<T> total = 0;
+    for (int64_t c = g * group_channels; c < (g + 1) * group_channels; ++c) {
+      const auto product = in.gradient(at.b, c, at.y, at.x) * in.under(at.b, c, k / p.kw, k % p.kw, at.y, at.x);
+      total += Op::d_spatial(product, in.channel_tap(at.b, c, k, at.y, at.x));
+    }
+    grad_spatial[i] = narrow<T>(total);
+  }
+}
+
+// The sum over the block, for its first thread. `warps` holds a value of every warp.
+template <class A>
+__device__ __forceinline__ A block_sum(A value, A* warps) {
+#pragma unroll
+  for (int mask = 16; mask; mask /= 2) value += shuffle_xor(value, mask);
+  sync_block();  // the last sum has been read
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  sync_block();
+  value = warps[0];
+  for (int i = 1; i < int(blockDim.x) / 32; ++i) value += warps[i];
+  return value;
+}
+
+template <class T, class Op>
+__global__ void __launch_bounds__(kReduceThreads)
+    generic_grad_channel(Problem p, const T* x, const T* spatial, const T* grad, T* grad_channel) {
+  using A = Accumulator<T>;
+  const Elements<T, Op> in{p, x, spatial, nullptr, grad};
+  const int64_t taps = p.kh * p.kw, side = p.phases > 1 ? p.scale : 1;  // phases along an axis
+  const int64_t height = p.rows * p.scale / side, width = p.cols * p.scale / side;
+  for (int64_t i = blockIdx.x; i < p.batch * p.channels * taps * p.phases; i += gridDim.x) {
+    const int64_t phase = i % p.phases, k = i / p.phases % taps, c = i / p.phases / taps % p.channels;
+    const int64_t b = i / p.phases / taps / p.channels, g = c / (p.channels / p.groups);
+    A total = 0;
+    for (int64_t j = threadIdx.x; j < height * width; j += blockDim.x) {
+      const int64_t oy = j / width * side + phase / side, ox = j % width * side + phase % side;
+      const A product = in.gradient(b, c, oy, ox) * in.under(b, c, k / p.kw, k % p.kw, oy, ox);
+      total += Op::d_channel(product, in.spatial_tap(b, g, k, oy, ox));
+    }
+    total = block_sum(total, shared_memory<A>());
+    if (threadIdx.x == 0) grad_channel[i] = narrow<T>(total);
+  }
+}
+
+// Blocks for n items, which loop where there are more.
+inline dim3 grid_of(int64_t items) {
+  constexpr int64_t most = int64_t(1) << 30;
+  return dim3(unsigned(items < most ? items : most));
+}
+
+}  // namespace dynfilters::cuda

@@ -13,13 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dynfilters.checks import check_choice, check_positive
+from dynfilters.ops.activations import activate, aligned, epsilon
 from dynfilters.registry import Registry
 
 _activations: Registry[Callable[..., nn.Module]] = Registry("activation")
-
-# Below this spread, taps are constant up to rounding, and dividing by it would amplify noise.
-# float64 keeps the published value, which is zero in float16.
-SMALLEST_EPSILON = {torch.float32: 1e-8, torch.float16: 1e-4, torch.bfloat16: 1e-4}
 
 
 def register_activation(name: str) -> Callable:
@@ -122,27 +119,16 @@ class FilterNorm(nn.Module):
         if self.mean is not None:
             nn.init.normal_(self.mean)
 
-    def forward(self, taps: Tensor) -> Tensor:
-        dtype = taps.dtype
-        wide = taps.float() if dtype in (torch.float16, torch.bfloat16) else taps
-        # Against the first tap, constant taps are exactly zero, where subtracting a rounded mean
-        # would leave noise for the division to blow up.
-        wide = wide - wide.narrow(2, 0, 1)
-        centred = wide - wide.mean(2, keepdim=True)
-        variance = centred.square().sum(2, keepdim=True) / (taps.shape[2] - 1)
-        # Constant taps: 1 in place of a std of 0 gives the same zeros, and a gradient of the size
-        # of its neighbours', where 1/ε would throw the weights off for good at the first step.
-        std = torch.where(variance > 0, variance, 1).sqrt()
-        out = centred / (std + max(self.eps, SMALLEST_EPSILON.get(dtype, 0.0)))
-        out = out * (self.scale if self.std is None else self._aligned(self.std, out))
-        if self.mean is not None:
-            out = out + self._aligned(self.mean, out)
-        return out.to(dtype)
+    @property
+    def gain(self) -> float:
+        """σ if it is constant, and 1 beside a learned one."""
+        return self.scale if self.std is None else 1.0
 
-    @staticmethod
-    def _aligned(parameter: Tensor, taps: Tensor) -> Tensor:
-        """(n, K[, P]) with axes appended until it broadcasts against (B, n, K, *)."""
-        return parameter.reshape(*parameter.shape, *(1,) * (taps.dim() - 1 - parameter.dim()))
+    def forward(self, taps: Tensor) -> Tensor:
+        out = activate("filter_norm", taps, self.gain, self.std, epsilon(self.eps, taps.dtype))
+        if self.mean is not None:
+            out = out + aligned(self.mean, out)
+        return out.to(taps.dtype)
 
     def extra_repr(self) -> str:
         learned = [name for name in ("std", "mean") if getattr(self, name) is not None]

@@ -85,21 +85,21 @@ def filter2d(
         if tensor is not None or name == "x":
             check_tensor(name, tensor)
     if is_autocast(x):
-        x, spatial, channel = _autocast(x, spatial, channel)
-    _check(x, spatial, channel, Geometry(kernel_size, stride, dilation, scale, combine))
+        x, spatial, channel = autocast(x, spatial, channel)
+    check_operands(x, spatial, channel, Geometry(kernel_size, stride, dilation, scale, combine))
     return torch.ops.dynfilters.filter2d(
         x, spatial, channel, kernel_size, stride, dilation, scale, combine
     )
 
 
-def backend(device: str | torch.device = "cpu") -> str:
-    """Which kernels `filter2d` runs on `device`: "native" or "reference"."""
+def backend(device: str | torch.device = "cpu", op: str = "filter2d") -> str:
+    """Which kernels `filter2d`, or another op, runs on `device`: "native" or "reference"."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(torch.device(device).type)
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return "native" if key and has("dynfilters::filter2d", key) else "reference"
+    return "native" if key and has(f"dynfilters::{op}", key) else "reference"
 
 
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors in the dtype of autocast, which leaves float64 alone."""
     wide = torch.float64
     return [
@@ -108,7 +108,10 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     ]
 
 
-def _check(x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry) -> None:
+def check_operands(
+    x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
+) -> None:
+    """`ValueError` unless shapes, dtypes, devices and geometry fit together."""
     check_positive("stride", geometry.stride)
     check_positive("dilation", geometry.dilation)
     check_positive("scale", geometry.scale)
@@ -135,7 +138,7 @@ def _check_spatial(x: Tensor, spatial: Tensor, geometry: Geometry) -> None:
     batch, channels, *sizes = x.shape
     grid = [geometry.centres(size) * geometry.scale for size in sizes]
     shape = spatial.shape
-    fits = len(shape) == 5 and _equal((shape[0], *shape[2:]), (batch, geometry.taps, *grid))
+    fits = len(shape) == 5 and same_shape((shape[0], *shape[2:]), (batch, geometry.taps, *grid))
     if not fits or shape[1] < 1 or channels % shape[1]:
         raise ValueError(
             f"spatial: expected (B, G, K, H_out, W_out)=({batch}, G, {geometry.taps}, {grid[0]}, "
@@ -147,7 +150,7 @@ def _check_spatial(x: Tensor, spatial: Tensor, geometry: Geometry) -> None:
 def _check_channel(x: Tensor, channel: Tensor, geometry: Geometry) -> None:
     expected = (*x.shape[:2], geometry.taps)
     phases = (*expected, geometry.scale**2)
-    if not _equal(channel.shape, expected) and not _equal(channel.shape, phases):
+    if not same_shape(channel.shape, expected) and not same_shape(channel.shape, phases):
         raise ValueError(
             f"channel: expected (B, C, K)={expected} or (B, C, K, scale²)={phases}, "
             f"got {tuple(channel.shape)}"
@@ -155,7 +158,7 @@ def _check_channel(x: Tensor, channel: Tensor, geometry: Geometry) -> None:
     check_like("channel", channel, "x", x)
 
 
-def _equal(shape: Sequence[int], other: Sequence[int]) -> bool:
+def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
 
@@ -165,15 +168,15 @@ def _values(geometry: Geometry) -> tuple:
 
 def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
-    _check(x, spatial, channel, geometry)
+    check_operands(x, spatial, channel, geometry)
     if native.settle(x.device.type):  # from now on the dispatcher goes to the native kernel
         return torch.ops.dynfilters.filter2d(x, spatial, channel, kernel_size, *_values(geometry))
     return reference.forward(x, spatial, channel, geometry)
 
 
-def _forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
+def forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
-    _check(x, spatial, channel, geometry)
+    check_operands(x, spatial, channel, geometry)
     height, width = (geometry.centres(size) * scale for size in x.shape[2:])
     size = (x.shape[0], x.shape[1], height, width)
     return x.new_empty(size).contiguous(memory_format=reference.layout(x))
@@ -183,7 +186,7 @@ def _backward(
     grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
-    _check(x, spatial, channel, geometry)
+    check_operands(x, spatial, channel, geometry)
     if native.settle(x.device.type):
         return torch.ops.dynfilters.filter2d_backward(
             grad, x, spatial, channel, kernel_size, *_values(geometry), *output_mask
@@ -209,7 +212,7 @@ def _backward_fake(
 
 _library.impl("filter2d", _forward, "CompositeExplicitAutograd")
 _library.impl("filter2d_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("dynfilters::filter2d", _forward_fake, lib=_library)
+torch.library.register_fake("dynfilters::filter2d", forward_fake, lib=_library)
 torch.library.register_fake("dynfilters::filter2d_backward", _backward_fake, lib=_library)
 
 

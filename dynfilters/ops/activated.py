@@ -1,0 +1,248 @@
+"""`filter2d` of raw taps, with their activation inside.
+
+Beside the result nothing but x and the raw taps outlives the forward pass, and the activated
+taps need never be written to memory: a native library makes them on the fly.
+
+The ops take ε as it is to be used: `filter2d_activated` has enlarged it for the dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from dynfilters.checks import (
+    check_choice,
+    check_kernel_size,
+    check_like,
+    check_tensor,
+    is_autocast,
+)
+from dynfilters.ops import native
+from dynfilters.ops.activated_reference import Options, forward, gradients
+from dynfilters.ops.activations import ACTIVATIONS, epsilon
+from dynfilters.ops.filter2d import autocast, backend, check_operands, forward_fake, same_shape
+from dynfilters.ops.reference import Geometry, layout
+
+PUBLISHED_EPSILON = 1e-10
+
+_OPTIONS = (
+    "int[2] kernel_size, int stride, int dilation, int scale, str combine,"
+    " str spatial_activation, str channel_activation, float spatial_gain, float channel_gain,"
+    " float eps"
+)
+_library = torch.library.Library("dynfilters", "FRAGMENT")
+_library.define(
+    "filter2d_activated(Tensor x, Tensor? spatial, Tensor? channel, Tensor? channel_std,"
+    f" {_OPTIONS}) -> Tensor"
+)
+_library.define(
+    "filter2d_activated_backward(Tensor grad, Tensor x, Tensor? spatial, Tensor? channel,"
+    f" Tensor? channel_std, {_OPTIONS}, bool want_x, bool want_spatial, bool want_channel,"
+    " bool want_std) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def filter2d_activated(
+    x: Tensor,
+    spatial: Tensor | None = None,
+    channel: Tensor | None = None,
+    *,
+    kernel_size: int | tuple[int, int],
+    stride: int = 1,
+    dilation: int = 1,
+    scale: int = 1,
+    combine: str = "mul",
+    spatial_activation: str = "identity",
+    channel_activation: str = "identity",
+    spatial_gain: float = 1.0,
+    channel_gain: float = 1.0,
+    channel_std: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """`filter2d` of x with activated taps: filter2d(x, a(spatial), a'(channel)).
+
+    a(t) is one of
+
+    | activation | a(t), over the K taps of each filter |
+    | --- | --- |
+    | identity | t |
+    | sigmoid | 1 / (1 + exp(−t)) |
+    | tanh | tanh(t) |
+    | softmax | exp(t) / Σ_k exp(t_k) |
+    | filter_norm | (t − mean(t)) / (std(t) + ε) · gain [· channel_std] |
+
+    filter_norm is that of "Decoupled Dynamic Filter Networks" (CVPR 2021, eq. 3), with the
+    unbiased std; constant taps give zeros, with the gradient of (t − mean(t)) · gain. Only
+    x, the raw taps and channel_std are kept for backward, and half types are not rounded
+    between activation and filtering.
+
+    Args:
+        x, spatial, channel, kernel_size, stride, dilation, scale, combine: as `filter2d` takes
+            them; spatial and channel are raw.
+        spatial_activation, channel_activation: a and a'; that of absent taps has no effect.
+        spatial_gain, channel_gain: of filter_norm, without effect on the others.
+        channel_std: (C, K), or (C, K, scale²) for channel taps with phases; None for 1. Only
+            with channel_activation "filter_norm".
+        eps: ε, None for the published 1e-10; enlarged in float32 to 1e-8 and for half types to
+            1e-4.
+
+    Returns:
+        y: (B, C, H_out, W_out), as `filter2d`.
+
+    Raises:
+        ValueError: names the argument, what was expected and what came.
+    """
+    kernel_size = check_kernel_size(kernel_size)
+    tensors = {"x": x, "spatial": spatial, "channel": channel, "channel_std": channel_std}
+    for name, tensor in tensors.items():
+        if tensor is not None or name == "x":
+            check_tensor(name, tensor)
+    if is_autocast(x):
+        x, spatial, channel, channel_std = autocast(*tensors.values())
+    eps = PUBLISHED_EPSILON if eps is None else eps
+    options = Options(
+        kernel_size,
+        stride,
+        dilation,
+        scale,
+        combine,
+        spatial_activation,
+        channel_activation,
+        spatial_gain,
+        channel_gain,
+        eps,
+    )
+    _check(x, spatial, channel, channel_std, options)
+    return torch.ops.dynfilters.filter2d_activated(
+        x, spatial, channel, channel_std, *options[:-1], epsilon(eps, x.dtype)
+    )
+
+
+def _check(x, spatial, channel, channel_std, options: Options) -> None:
+    check_operands(x, spatial, channel, Geometry(*options.geometry))
+    for name in ("spatial_activation", "channel_activation"):
+        check_choice(name, getattr(options, name), ACTIVATIONS)
+    for name in ("spatial_gain", "channel_gain", "eps"):
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name}: expected a number, got {value!r}")
+    if options.eps < 0:
+        raise ValueError(f"eps: expected at least 0, got {options.eps!r}")
+    for name, taps in (("spatial", spatial), ("channel", channel)):
+        normalized = getattr(options, f"{name}_activation") == "filter_norm"
+        if taps is not None and normalized and taps.shape[2] < 2:
+            raise ValueError(
+                f"{name}: filter_norm expected at least 2 taps to normalize, got {taps.shape[2]}"
+            )
+    if channel_std is not None:
+        _check_std(channel, channel_std, options)
+
+
+def _check_std(channel: Tensor | None, channel_std: Tensor, options: Options) -> None:
+    if channel is None or options.channel_activation != "filter_norm":
+        raise ValueError(
+            "channel_std: expected None without channel taps in filter_norm, got "
+            f"{tuple(channel_std.shape)} with channel_activation={options.channel_activation!r}"
+        )
+    filters = tuple(channel.shape[1:])
+    if not any(same_shape(channel_std.shape, shape) for shape in (filters, filters[:2])):
+        raise ValueError(
+            f"channel_std: expected (C, K[, scale²])={filters} or {filters[:2]}, "
+            f"got {tuple(channel_std.shape)}"
+        )
+    check_like("channel_std", channel_std, "channel", channel)
+
+
+def _forward(x, spatial, channel, channel_std, *options):
+    options = Options(*options)
+    _check(x, spatial, channel, channel_std, options)
+    if _is_native("filter2d_activated", x.device):
+        return torch.ops.dynfilters.filter2d_activated(x, spatial, channel, channel_std, *options)
+    return forward((x, spatial, channel, channel_std), options)
+
+
+def _backward(grad, x, spatial, channel, channel_std, *rest):
+    options, wanted = Options(*rest[:-4]), rest[-4:]
+    _check(x, spatial, channel, channel_std, options)
+    tensors = x, spatial, channel, channel_std
+    if _is_native("filter2d_activated_backward", x.device):
+        return torch.ops.dynfilters.filter2d_activated_backward(grad, *tensors, *rest)
+    found = gradients(grad, tensors, options, wanted)
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in found)
+
+
+def _is_native(op: str, device: torch.device) -> bool:
+    """Whether a native library, loaded now if none has been yet, has the op for the device."""
+    native.settle(device.type)
+    return backend(device, op) == "native"
+
+
+def _forward_fake(x, spatial, channel, channel_std, *options):
+    options = Options(*options)
+    _check(x, spatial, channel, channel_std, options)
+    return forward_fake(x, spatial, channel, *options.geometry)
+
+
+def _backward_fake(grad, x, spatial, channel, channel_std, *rest):
+    tensors = x, spatial, channel, channel_std
+    empty = [
+        x.new_empty(tensor.shape if wanted else 0)
+        for tensor, wanted in zip(tensors, rest[-4:], strict=True)
+    ]
+    if rest[-4]:
+        empty[0] = empty[0].contiguous(memory_format=layout(x))
+    return tuple(empty)
+
+
+def _setup(ctx, inputs, output) -> None:
+    ctx.options = Options(*inputs[4:])
+    ctx.save_for_backward(*inputs[:4])
+
+
+def _differentiate(ctx, grad):
+    tensors = ctx.saved_tensors
+    pairs = zip(ctx.needs_input_grad[:4], tensors, strict=True)
+    wanted = [needed and tensor is not None for needed, tensor in pairs]
+    if torch.is_grad_enabled():  # these gradients will be differentiated
+        return *gradients(grad, tensors, ctx.options, wanted), *[None] * len(ctx.options)
+    found = torch.ops.dynfilters.filter2d_activated_backward(grad, *tensors, *ctx.options, *wanted)
+    found = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
+    return *found, *[None] * len(ctx.options)
+
+
+def _refuse(ctx, *tangents):
+    raise NotImplementedError(
+        "filter2d_activated_backward has no gradient of its own: differentiate "
+        "filter2d_activated twice, with create_graph=True"
+    )
+
+
+_library.impl("filter2d_activated", _forward, "CompositeExplicitAutograd")
+_library.impl("filter2d_activated_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("dynfilters::filter2d_activated", _forward_fake, lib=_library)
+torch.library.register_fake("dynfilters::filter2d_activated_backward", _backward_fake, lib=_library)
+torch.library.register_autograd(
+    "dynfilters::filter2d_activated", _differentiate, setup_context=_setup, lib=_library
+)
+torch.library.register_autograd("dynfilters::filter2d_activated_backward", _refuse, lib=_library)
+
+
+@register_flop_formula(torch.ops.dynfilters.filter2d_activated)
+def _forward_flops(*args, out_shape=None, **kwargs) -> int:
+    """Those of `filter2d`."""
+    return _flops(out_shape, args[4])
+
+
+@register_flop_formula(torch.ops.dynfilters.filter2d_activated_backward)
+def _backward_flops(grad_shape, *args, **kwargs) -> int:
+    """Those of `filter2d_backward`."""
+    want_x, want_spatial, want_channel, want_std = args[-4:]
+    return _flops(grad_shape, args[4]) * (want_x + want_spatial + (want_channel or want_std))
+
+
+def _flops(y_shape, kernel_size) -> int:
+    return 2 * math.prod(kernel_size) * math.prod(y_shape)

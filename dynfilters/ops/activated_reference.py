@@ -1,0 +1,88 @@
+"""The portable kernels of `filter2d_activated`: activations, then `filter2d`.
+
+All of it can be differentiated, so that it serves derivatives of higher order too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynfilters.ops.activations import (
+    activate,
+    activate_backward,
+    activate_backward_std,
+    widened,
+)
+from dynfilters.ops.reference import layout
+
+Operands = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, spatial, channel, std
+
+
+class Options(NamedTuple):
+    """What the ops take besides tensors, in the order of the schemas."""
+
+    kernel_size: tuple[int, int]
+    stride: int
+    dilation: int
+    scale: int
+    combine: str
+    spatial_activation: str
+    channel_activation: str
+    spatial_gain: float
+    channel_gain: float
+    eps: float
+
+    @property
+    def geometry(self) -> tuple:
+        """The part that `filter2d` takes too."""
+        return tuple(self[:5])
+
+
+def forward(tensors: Operands, options: Options) -> Tensor:
+    """y; half types are computed in float32 and rounded once, at the end."""
+    y = torch.ops.dynfilters.filter2d(*_activated(*tensors, options), *options.geometry)
+    return y.to(tensors[0].dtype, memory_format=layout(tensors[0]))
+
+
+def _activated(x, spatial, channel, channel_std, options) -> tuple:
+    """The operands of `filter2d`: in float32 for half types, so that taps are not rounded."""
+    if spatial is not None:
+        spatial = activate(
+            options.spatial_activation, spatial, options.spatial_gain, None, options.eps
+        )
+    if channel is not None:
+        channel = activate(
+            options.channel_activation, channel, options.channel_gain, channel_std, options.eps
+        )
+    return widened(x), spatial, channel
+
+
+def gradients(
+    grad: Tensor, tensors: Operands, options: Options, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients in x, spatial, channel and channel_std; None where none is wanted."""
+    x, spatial, channel, channel_std = tensors
+    operands = _activated(*tensors, options)
+    mask = wanted[0], wanted[1], wanted[2] or wanted[3]
+    grad_x, grad_s, grad_c = torch.ops.dynfilters.filter2d_backward(
+        widened(grad), *operands, *options.geometry, *mask
+    )
+    found = [grad_x if wanted[0] else None, None, None, None]
+    if wanted[1]:
+        how = options.spatial_activation, spatial, options.spatial_gain, None, options.eps
+        found[1] = activate_backward(grad_s, *how)
+    if wanted[2]:
+        how = options.channel_activation, channel, options.channel_gain, channel_std, options.eps
+        found[2] = activate_backward(grad_c, *how)
+    if wanted[3]:
+        how = channel, options.channel_gain, channel_std, options.eps
+        found[3] = activate_backward_std(grad_c, *how)
+    formats = layout(x), *[torch.contiguous_format] * 3
+    return [
+        None if gradient is None else gradient.to(x.dtype, memory_format=memory_format)
+        for gradient, memory_format in zip(found, formats, strict=True)
+    ]

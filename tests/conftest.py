@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
+from dynfilters.ops import native
+
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+# Nothing is left in the user's own cache; processes that a test starts look here too.
+os.environ.setdefault("DYNFILTERS_CACHE", str(Path(__file__).parents[1] / "build" / "native"))
+
+
+def pytest_sessionstart() -> None:
+    """Compiles the native kernels before the first test, in whose time it would fall."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # not an error, which would end the session
+        native.decide("cpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,167 @@
+"""The directory of compiled libraries: whom it is trusted from, what is in it, what fits.
+
+Beside each library NAME.so lies NAME.json, its facts:
+
+    recipe: hash of its sources and flags.     machine: system and instruction set.
+    requires: x86 instruction sets that the processor must have.     arch: GPUs that it serves.
+    prebuilt: made ahead of use by `dynfilters build`.     sha256: of the library itself.
+    march, flags, compiler, version, torch, seconds: how it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynfilters.ops import toolchain
+from dynfilters.ops.toolchain import BuildError
+
+MACHINE = f"{platform.system()} {platform.machine()}"
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled library and its facts, see the module."""
+
+    path: Path
+    facts: dict[str, Any]
+
+
+def directories() -> list[Path]:
+    """Where libraries are looked for; they are built in the first that can be written.
+
+    $DYNFILTERS_CACHE, else dynfilters in the user's cache; then a private temporary directory.
+    """
+    found = []
+    if named := os.environ.get("DYNFILTERS_CACHE"):
+        found.append(Path(named).expanduser().absolute())
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if os.path.isabs(base):  # "~" stays where there is no home
+            found.append(Path(base) / "dynfilters")
+    return [*found, Path(tempfile.gettempdir()) / f"dynfilters-{os.getuid()}"]
+
+
+def distrust(path: Path) -> str | None:
+    """Why code found at `path` must not be run: somebody else could have put it there."""
+    try:
+        facts = path.lstat() if path.parent == Path(tempfile.gettempdir()) else path.stat()
+    except OSError as error:
+        return error.strerror or str(error)
+    if facts.st_uid not in (os.getuid(), 0):
+        return f"belongs to another user ({facts.st_uid})"
+    if facts.st_mode & 0o022:  # that of a link says so too
+        return f"can be changed by other users (mode {stat.S_IMODE(facts.st_mode):o})"
+    return None
+
+
+def writable_directory(candidates: list[Path]) -> Path:
+    """The first of `candidates` that is this user's alone and can be written, made if need be."""
+    reasons = []
+    for directory in candidates:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            reason = distrust(directory)
+            if reason is None:
+                with tempfile.NamedTemporaryFile(dir=directory):
+                    return directory
+        except OSError as error:
+            reason = error.strerror or str(error)
+        reasons.append(f"{directory}: {reason}")
+    raise BuildError(
+        f"no directory to build in ({'; '.join(reasons)})",
+        "set DYNFILTERS_CACHE to a directory that only you can write",
+    )
+
+
+def find(device: str, key: str | None, candidates: list[Path]) -> tuple[Library | None, list[str]]:
+    """The best library for `device`, and what was passed over and why.
+
+    That called `key` comes first: it was compiled here, by the compiler that is here now. Then
+    those made ahead of use, the most demanding first. Without a `key`, because there is no
+    compiler, whatever runs here will do.
+    """
+    found, notes = [], []
+    for directory in candidates:
+        if not directory.is_dir():
+            continue
+        if reason := distrust(directory):
+            notes.append(f"{directory} {reason}")
+            continue
+        for file in directory.glob(f"filter2d_{device}_*.json"):
+            library = _read(file)
+            own = library is not None and file.stem == key
+            if library and (own or key is None or library.facts.get("prebuilt")):
+                found.append((own, len(library.facts.get("requires", [])), library))
+    for _, _, library in sorted(found, key=lambda entry: entry[:2], reverse=True):
+        reason = misfit(library, device) or damage(library)
+        if reason is None:
+            return library, notes
+        notes.append(f"{library.path} {reason}")
+    return None, notes
+
+
+def whole(path: Path) -> Library | None:
+    """The library at `path`, if it is there, undamaged, with its facts."""
+    library = _read(path.with_suffix(".json"))
+    return library if library and damage(library) is None else None
+
+
+def _read(file: Path) -> Library | None:
+    try:
+        facts = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return Library(file.with_suffix(".so"), facts) if isinstance(facts, dict) else None
+
+
+def misfit(library: Library, device: str) -> str | None:
+    """Why a library is not for this version of dynfilters, or cannot run on this machine."""
+    facts = library.facts
+    if facts.get("recipe") != toolchain.recipe(device):
+        return "was built from other sources"
+    if facts.get("machine") != MACHINE:
+        return f"is for {facts.get('machine')}, this is {MACHINE}"
+    if lacking := toolchain.missing_instruction_sets(facts.get("requires", [])):
+        return f"needs {', '.join(lacking)}, which this processor lacks"
+    if device == "cuda":
+        here = toolchain.capabilities()
+        unserved = [f"{a}.{b}" for a, b in here if not toolchain.serves(facts["arch"], (a, b))]
+        if unserved:
+            return f"is for GPUs of {', '.join(facts['arch'])}, here is {', '.join(unserved)}"
+    return None
+
+
+def damage(library: Library) -> str | None:
+    """Why the file is not what was compiled: cut short, changed, or within others' reach."""
+    try:
+        content = library.path.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+    if hashlib.sha256(content).hexdigest() != library.facts.get("sha256"):
+        return "is damaged"
+    return distrust(library.path)
+
+
+def store(scratch: Path, library: Library) -> Library:
+    """Moves the file `scratch` to the library's path and writes its facts beside it.
+
+    Each appears whole or not at all. One without the other, or with another's, is taken for
+    damaged, and compiled anew.
+    """
+    content = hashlib.sha256(scratch.read_bytes()).hexdigest()
+    library = Library(library.path, {**library.facts, "sha256": content})
+    facts = scratch.with_suffix(".json")
+    facts.write_text(json.dumps(library.facts, indent=2, sort_keys=True))
+    scratch.chmod(0o755)
+    facts.chmod(0o644)
+    os.replace(scratch, library.path)
+    os.replace(facts, library.path.with_suffix(".json"))
+    return library

@@ -1,0 +1,249 @@
+"""Compilers, flags and processors: what a native library is made with, and what for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+TORCH = Path(torch.__file__).parent
+# The stable interface of torch 2.11: a library serves that version and all later ones.
+_COMMON = "-std=c++20 -O3 -DTORCH_TARGET_VERSION=0x020b000000000000"
+FLAGS = {
+    "cpu": f"{_COMMON} -ffp-contract=fast -fPIC -fvisibility=hidden".split(),
+    "cuda": f"{_COMMON} -Xcompiler -fPIC,-fvisibility=hidden".split(),
+}
+LINK = {
+    # On Linux a symbol that nobody defines is an error here, not in the user's process.
+    "cpu": ["-shared", *(["-Wl,-z,defs"] if platform.system() == "Linux" else [])],
+    # Those of libtorch_cuda stay open: a torch without CUDA can link this too.
+    "cuda": ["-shared", "-cudart", "static"],
+}
+# Other names of macros, as the Linux kernel lists the instruction set.
+_ALIASES = {"sse3": "pni", "lzcnt": "abm", "bmi": "bmi1"}
+
+
+class BuildError(RuntimeError):
+    """There is no native library, and why; `advice` is what to do about it."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How a compiler is called, and what it says it is."""
+
+    command: tuple[str, ...]
+    version: str
+
+    def __str__(self) -> str:
+        return " ".join(self.command)
+
+
+def find_compiler(device: str) -> Compiler:
+    """The C++ compiler ($CXX, g++, clang++, c++), or for CUDA nvcc; `BuildError` if none works."""
+    if os.name != "posix":
+        raise BuildError("native kernels are built on Linux and macOS only")
+    command = _nvcc() if device == "cuda" else _cxx()
+    try:
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, timeout=min(60, timeout())
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} --version: {error}") from error
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode or not lines:
+        raise BuildError(f"{command[0]} --version failed: {(done.stderr or done.stdout).strip()}")
+    # nvcc says its version in the last line but one, others in the first.
+    return Compiler(tuple(command), next((li for li in lines if "release" in li), lines[0]))
+
+
+def timeout() -> float:
+    """Seconds that a compiler, or another process at the same job, may take."""
+    text = os.environ.get("DYNFILTERS_BUILD_TIMEOUT") or "600"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"DYNFILTERS_BUILD_TIMEOUT: expected seconds above 0, got {text!r}")
+    return seconds
+
+
+def _cxx() -> list[str]:
+    if named := shlex.split(os.environ.get("CXX", "")):
+        if found := shutil.which(named[0]):
+            return [found, *named[1:]]
+        raise BuildError(f"CXX: there is no program {named[0]!r}", "correct or unset CXX")
+    for name in ("g++", "clang++", "c++"):
+        if found := shutil.which(name):
+            return [found]
+    raise BuildError(
+        "no C++ compiler was found (g++, clang++, c++ or $CXX)",
+        "install g++, or build where there is one: "
+        "dynfilters build --march x86-64-v3 --output DIR, and set DYNFILTERS_CACHE=DIR here",
+    )
+
+
+def _nvcc() -> list[str]:
+    homes = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
+    site = Path(sysconfig.get_path("purelib")) / "nvidia"
+    packaged = [*site.glob("cu[0-9]*/bin/nvcc"), *site.glob("cuda_nvcc/bin/nvcc")]
+    places = [
+        *(Path(home, "bin", "nvcc") for home in homes if home),
+        *filter(None, [shutil.which("nvcc")]),
+        "/usr/local/cuda/bin/nvcc",
+        *packaged,
+    ]
+    for place in places:
+        if found := shutil.which(place):
+            return [found]
+    raise BuildError(
+        "no nvcc was found (CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, pip's nvidia packages)",
+        "install the CUDA toolkit, or build where it is, no GPU needed: "
+        "dynfilters build --device cuda --arch 9.0 --output DIR, and set DYNFILTERS_CACHE=DIR here",
+    )
+
+
+def sources() -> Path:
+    """csrc as installed inside the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for directory in (package / "csrc", package.parent / "csrc"):
+        if (directory / "filter2d.h").exists():
+            return directory
+    raise BuildError(f"the sources of the kernels are not beside {package}")
+
+
+def files(device: str) -> list[Path]:
+    """The sources that a library for `device` is made of, relative to `sources()`."""
+    directory = sources()
+    found = (*directory.glob("*.h"), *(directory / device).rglob("*"))
+    return sorted(file.relative_to(directory) for file in found if file.is_file())
+
+
+def units(device: str) -> list[Path]:
+    """Those of `files(device)` that are compiled, each by itself."""
+    suffix = {"cpu": ".cpp", "cuda": ".cu"}[device]
+    if found := [file for file in files(device) if file.suffix == suffix]:
+        return found
+    raise BuildError(f"{sources() / device} has no kernels")
+
+
+def recipe(device: str, directory: Path | None = None) -> str:
+    """A hash of the sources for `device` in `directory`, and of the flags that are always given."""
+    digest = hashlib.sha256(" ".join([*FLAGS[device], *LINK[device]]).encode())
+    for file in files(device):
+        content = hashlib.sha256((directory or sources()).joinpath(file).read_bytes()).hexdigest()
+        digest.update(f"\n{file.as_posix()} {content}".encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def processor() -> tuple[str, frozenset[str]]:
+    """The name of this processor, and its instruction sets as the operating system calls them."""
+    facts: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo") as lines:  # one block for each thread; the first one will do
+            for line in lines:
+                key, _, value = line.partition(":")
+                facts[key.strip()] = value.strip()
+                if not line.strip() and len(facts) > 1:
+                    break
+    except OSError:
+        facts["model name"] = platform.processor()
+    name = facts.get("model name") or facts.get("CPU part") or platform.machine()
+    return name, frozenset((facts.get("flags") or facts.get("Features") or "").split())
+
+
+def instruction_sets(compiler: Compiler, march: str) -> list[str]:
+    """What a processor must have to run code compiled with -march=`march`."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return sorted(processor()[1])  # nothing finer than: as this one
+    probe = [*compiler.command, f"-march={march}", "-dM", "-E", "-x", "c++", os.devnull]
+    done = subprocess.run(probe, capture_output=True, text=True, timeout=min(60, timeout()))
+    if done.returncode:
+        raise BuildError(f"{compiler} -march={march} failed: {first_errors(done.stderr)}")
+    kinds = r"(?:S?SSE|AVX(?!10)|FMA|F16C|BMI|LZCNT|POPCNT|MOVBE|GFNI)\w*?"
+    names = re.findall(rf"#define __({kinds})__ ", done.stdout)
+    flat = (name.lower() for name in names if not name.endswith("_MATH"))
+    return sorted(_ALIASES.get(name, name) for name in flat)
+
+
+def missing_instruction_sets(required: Sequence[str]) -> list[str]:
+    """Those of `required` that this processor lacks, as far as it is known what it has."""
+    have = {name.replace("_", "") for name in processor()[1]}
+    return [name for name in required if have and name.replace("_", "") not in have]
+
+
+def first_errors(output: str) -> str:
+    """The lines of a compiler's output that say what is wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
+    return "; ".join((errors or lines[-3:])[:3]) or "it said nothing"
+
+
+_ARCH = re.compile(r"(\d{1,2})\.(\d)([af]?)(\+PTX)?")
+
+
+def architectures(text: str | None = None) -> list[str]:
+    """The GPU architectures to compile for, such as ["9.0"].
+
+    From `text`, a list with commas, semicolons or blanks; else those of the GPUs that are here,
+    else $TORCH_CUDA_ARCH_LIST, else 9.0. `ValueError` for what is no architecture.
+    """
+    name = "arch"
+    if text is None:
+        if torch.cuda.is_available():
+            return sorted({f"{a}.{b}" for a, b in capabilities()})
+        name, text = "TORCH_CUDA_ARCH_LIST", os.environ.get("TORCH_CUDA_ARCH_LIST") or "9.0"
+    found = [part for part in re.split(r"[,;\s]+", text) if part]
+    bad = [part for part in found if not _ARCH.fullmatch(part)]
+    if bad or not found:
+        raise ValueError(f"{name}: expected architectures such as 9.0 or 8.0,9.0, got {text!r}")
+    return list(dict.fromkeys(found))
+
+
+def capabilities() -> list[tuple[int, int]]:
+    """Of every GPU that is here."""
+    return [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+
+
+def generate_code(arch: Sequence[str]) -> list[str]:
+    """nvcc's flags for the architectures."""
+    flags = []
+    for one in arch:
+        major, minor, kind, portable = _ARCH.fullmatch(one).groups()
+        number = f"{major}{minor}{kind}"
+        flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
+        if portable:
+            flags += ["-gencode", f"arch=compute_{number},code=compute_{number}"]
+    return flags
+
+
+def serves(arch: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether code for one of the architectures runs on a GPU of that capability.
+
+    Machine code runs on the same major version from its own minor one up, "a" code on its own
+    version alone, and +PTX is translated for anything newer.
+    """
+    for one in arch:
+        major, minor, kind, portable = _ARCH.fullmatch(one).groups()
+        own = int(major), int(minor)
+        if own == capability or (portable and not kind and own <= capability):
+            return True
+        if kind != "a" and own[0] == capability[0] and own <= capability:
+            return True
+    return False

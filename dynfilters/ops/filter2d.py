@@ -93,10 +93,13 @@ def filter2d(
 
 
 def backend(device: str | torch.device = "cpu", op: str = "filter2d") -> str:
-    """Which kernels `filter2d`, or another op, runs on `device`: "native" or "reference"."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(torch.device(device).type)
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return "native" if key and has(f"dynfilters::{op}", key) else "reference"
+    """Which kernels `filter2d`, or another op, runs on `device`: "native" or "reference".
+
+    Decides it, as the first op there would, which may take a compiler some seconds.
+    """
+    kind = torch.device(device).type
+    native.decide(kind)
+    return "native" if native.is_live(kind, op) else "reference"
 
 
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:

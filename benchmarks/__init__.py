@@ -1,0 +1,1 @@
+"""Benchmarks: every candidate is checked against float64 first, then timed (`benchmarks.run`)."""

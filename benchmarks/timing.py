@@ -1,0 +1,123 @@
+"""Timing on a CPU: candidates take turns, so that a disturbance meets all of them."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+MAX_ROUNDS = 1000
+Times = dict[str, np.ndarray]  # candidate → milliseconds of every round, NaN where it sat out
+
+
+def race(
+    runs: Mapping[str, Callable[[], tuple[float, ...]]], seconds: float, min_rounds: int
+) -> dict[str, np.ndarray]:
+    """Times of `runs` in rounds, about `seconds` of them.
+
+    In every round each takes its turn, in random order. One that is so slow that it would eat up
+    the others' time sits out all rounds but every 2nd, 4th, 8th, …
+
+    Args:
+        runs: name → function that runs once and returns its times in seconds.
+        min_rounds: that even the slowest takes part in.
+
+    Returns:
+        name → (rounds, times per run) milliseconds, NaN where it sat out.
+    """
+    with _without_collection():
+        once = {name: _seconds(run) for name, run in runs.items()}
+        strides, rounds = _plan(once, seconds, min_rounds)
+        width = {name: len(run()) for name, run in runs.items()}
+        times = {name: np.full((rounds, width[name]), np.nan) for name in runs}
+        order = list(runs)
+        for i in range(rounds):
+            random.shuffle(order)
+            for name in order:
+                if i % strides[name] == 0:
+                    times[name][i] = runs[name]()
+    return {name: 1e3 * values for name, values in times.items()}
+
+
+def _plan(once: Mapping[str, float], seconds: float, min_rounds: int) -> tuple[dict[str, int], int]:
+    """(name → every how many rounds, rounds), so that each gets the same share of the time."""
+    share = seconds / len(once)
+    own = {n: min(MAX_ROUNDS, max(min_rounds, int(share / t))) for n, t in once.items()}
+    rounds = max(own.values())
+    # Powers of two: the rounds of a slower one are among those of every faster one.
+    strides = {n: 2 ** int(np.log2(rounds / count)) for n, count in own.items()}
+    return strides, rounds
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """Of the second of two runs."""
+    run()
+    start = time.perf_counter()
+    run()
+    return max(time.perf_counter() - start, 1e-9)
+
+
+def forward_run(forward: Callable[[], object]) -> Callable[[], tuple[float]]:
+    def run() -> tuple[float]:
+        start = time.perf_counter()
+        y = forward()
+        end = time.perf_counter()
+        del y  # freeing it is not timed
+        return (end - start,)
+
+    return run
+
+
+def training_run(
+    forward: Callable[[], torch.Tensor], backward: Callable[[torch.Tensor], object]
+) -> Callable[[], tuple[float, float]]:
+    """Times of backward, and of forward and backward together."""
+
+    def run() -> tuple[float, float]:
+        start = time.perf_counter()
+        y = forward()
+        middle = time.perf_counter()
+        grads = backward(y)
+        end = time.perf_counter()
+        del y, grads
+        return end - middle, end - start
+
+    return run
+
+
+def percentiles(times: np.ndarray) -> dict[str, float]:
+    """p20, p50 and p80 of the rounds that took place."""
+    p20, p50, p80 = np.nanpercentile(times, (20, 50, 80))
+    return {"p20": float(p20), "p50": float(p50), "p80": float(p80)}
+
+
+def ratio(times: np.ndarray, others: np.ndarray) -> float:
+    """Median over the rounds that both took part in of the one's time over the other's."""
+    return float(np.nanmedian(times / others))
+
+
+def copy_gbps(device: str, megabytes: int = 256) -> float:
+    """10⁹ bytes per second, read and written, of a copy too large for a cache."""
+    from dynfilters.diagnostics import measure_latency
+
+    source = torch.ones(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+    latency = measure_latency(
+        lambda: target.copy_(source), bytes_moved=2 * source.numel() * 4, min_run_time=0.5
+    )
+    return latency.gbps
+
+
+@contextmanager
+def _without_collection():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -154,13 +154,13 @@ def _build(
 def _compile(wanted: Plan, path: Path, notes: Sequence[str]) -> Library:
     for killed in path.parent.glob(f"{wanted.name}.*.build"):  # what a killed process left
         shutil.rmtree(killed, ignore_errors=True)
+    begin = time.monotonic()
+    march = wanted.march
+    requires = [] if march is None else toolchain.instruction_sets(wanted.compiler, march)
     _notice(
         f"compiling the {wanted.device} kernels with {wanted.compiler}, once, in "
         f"{_LASTS[wanted.device]}, into {path}{''.join(f' ({note})' for note in notes)}"
     )
-    begin = time.monotonic()
-    march = wanted.march
-    requires = [] if march is None else toolchain.instruction_sets(wanted.compiler, march)
     with tempfile.TemporaryDirectory(
         prefix=f"{wanted.name}.", suffix=".build", dir=path.parent
     ) as scratch:

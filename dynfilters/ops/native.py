@@ -83,7 +83,7 @@ def settle(device: str) -> bool:
 
 def decide(device: str) -> Status:
     """What is live on `device`, decided now if it was not yet. At most warns; see `settle`."""
-    if device not in _status:
+    if status(device) is not _UNDECIDED:
         return status(device)
     with _lock:
         if _status[device] is not _UNDECIDED:

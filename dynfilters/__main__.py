@@ -1,0 +1,7 @@
+"""`python -m dynfilters`, the same as the command `dynfilters`."""
+
+import sys
+
+from dynfilters.cli import main
+
+sys.exit(main())

@@ -1,0 +1,52 @@
+"""The command `dynfilters`: what is in the zoo, and what it runs on.
+
+Each subcommand is a module of `dynfilters.commands` with `add(subparsers)`, which describes its
+arguments, and `run(args)`, which does the work and returns a `Result`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import dynfilters
+from dynfilters.commands import build, doctor, info, listing
+from dynfilters.ops.toolchain import BuildError
+
+COMMANDS = (listing, info, build, doctor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; 0 if it went well, 1 if it failed, 2 if the arguments are wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        result = args.run(args)
+    except ValueError as error:  # of which an unknown name is one
+        return _complain(args, error, 2)
+    except (BuildError, OSError) as error:
+        return _complain(args, error, 1)
+    print(json.dumps(result.data, indent=2, default=str) if args.json else result.text)
+    return result.code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynfilters",
+        description="The zoo of dynamic convolution filters for PyTorch.",
+        epilog="Exit status: 0 it went well, 1 it failed, 2 the arguments are wrong.",
+    )
+    parser.add_argument("--version", action="version", version=dynfilters.__version__)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = command.add(subparsers)
+        subparser.add_argument("--json", action="store_true", help="print JSON")
+        subparser.set_defaults(run=command.run, prog=subparser.prog)
+    return parser
+
+
+def _complain(args: argparse.Namespace, error: Exception, code: int) -> int:
+    advice = getattr(error, "advice", "")
+    print(f"{args.prog}: {error}{advice and f'. To do: {advice}'}", file=sys.stderr)
+    return code

@@ -1,0 +1,116 @@
+"""`dynfilters doctor`: which kernels run on each device, why, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import warnings
+
+import torch
+
+import dynfilters
+from dynfilters.commands import Result, table
+from dynfilters.ops import cache, native, reference, toolchain
+from dynfilters.ops.toolchain import BuildError
+
+# What the operating system calls them, and what people do.
+_FEATURES = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "avx512f": "AVX-512",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_tile": "AMX",
+    "asimd": "NEON",
+    "sve": "SVE",
+}
+
+
+def add(subparsers) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        "doctor",
+        help="which kernels run on each device, and why",
+        description="Decides it as the first op would, which may compile them. Exit status 1: a "
+        "device that is here runs on its reference kernels, though nobody asked for them.",
+    )
+
+
+def run(args: argparse.Namespace) -> Result:
+    devices = {device: _examine(device) for device in native.KEYS}
+    name, features = toolchain.processor()
+    data = {
+        "dynfilters": dynfilters.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": name,
+        "features": [shown for key, shown in _FEATURES.items() if key in features],
+        "threads": torch.get_num_threads(),
+        "cache": [str(directory) for directory in cache.directories()],
+        "devices": devices,
+    }
+    failed = any(device["failed"] for device in devices.values())
+    return Result(data, _text(data), code=int(failed))
+
+
+def _examine(device: str) -> dict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it would warn of is in the report
+        status = native.decide(device)
+    failed, reason = status.failed, status.reason
+    if status.backend == "native" and not _computes(device):
+        failed, reason = True, f"its results are wrong; {reason}"
+    facts = status.library.facts if status.library else {}
+    compiler = {key: facts[key] for key in ("compiler", "version") if key in facts}
+    return {
+        "backend": status.backend,
+        "reason": reason,
+        "failed": failed,
+        "to_do": status.advice,
+        "library": str(status.library.path) if status.library else None,
+        **(compiler or _compiler(device)),
+        "flags": facts.get("flags"),
+        "build_seconds": facts.get("seconds"),
+    }
+
+
+def _compiler(device: str) -> dict:
+    try:
+        found = toolchain.find_compiler(device)
+    except BuildError as error:
+        return {"compiler": None, "version": str(error)}
+    return {"compiler": str(found), "version": found.version}
+
+
+def _computes(device: str) -> bool:
+    """Whether the native op agrees with its specification on one small case."""
+    shapes = (2, 4, 9, 9), (2, 1, 9, 9, 9), (2, 4, 9)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+    wanted = reference.filter2d_reference(*tensors, kernel_size=3)
+    return torch.allclose(dynfilters.ops.filter2d(*tensors, kernel_size=3), wanted, atol=1e-4)
+
+
+def _text(data: dict) -> str:
+    head = [
+        ("dynfilters", f"{data['dynfilters']}, torch {data['torch']}, python {data['python']}"),
+        ("processor", f"{data['processor']}: {', '.join(data['features']) or 'features unknown'}"),
+        ("threads", data["threads"]),
+        ("cache", data["cache"][0]),
+    ]
+    return "\n\n".join(
+        [table(head), *(_device_text(name, facts) for name, facts in data["devices"].items())]
+    )
+
+
+def _device_text(name: str, facts: dict) -> str:
+    flags = " ".join(facts["flags"] or ())
+    rows = [
+        ("why", facts["reason"]),
+        ("to do", facts["to_do"]),
+        ("library", facts["library"]),
+        ("compiler", " ".join(part for part in (facts["compiler"], facts["version"]) if part)),
+        ("flags", flags),
+        ("built in", f"{facts['build_seconds']} s" if facts["build_seconds"] else None),
+    ]
+    return f"{name}: {facts['backend']}\n" + table([row for row in rows if row[1]], indent=2)

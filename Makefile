@@ -15,8 +15,12 @@ ablation: $(VENV)/experiments  ## The main job: activations and filters compared
 	$(PY) -m experiments.ablate -m hydra.sweep.dir=$(SWEEP)
 	@echo "report: $(abspath $(SWEEP))/report.html"
 
-test: $(VENV)/dev  ## All tests
+# What depends on the kernels, which are native where a compiler is.
+BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_golden.py
+
+test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	DYNFILTERS_BACKEND=reference OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BOTH)
 
 lint: $(VENV)/dev  ## Lint, format check, and every configuration composed
 	$(PY) -m ruff check .

@@ -20,12 +20,9 @@ struct alignas(16) uint4 {
 struct alignas(8) uint2 {
   unsigned x, y;
 };
-struct __half {
-  uint16_t bits;
-};
-struct __nv_bfloat16 {
-  uint16_t bits;
-};
+// Scalars, not structs: the compiler has no check called where a call's struct goes to memory.
+enum class __half : uint16_t {};
+enum class __nv_bfloat16 : uint16_t {};
 
 namespace dynfilters::cuda {
 
@@ -85,19 +82,19 @@ void wait_copies() {
 
 inline double widen(double value) { return value; }
 inline float widen(float value) { return value; }
-inline float widen(__half value) { return float(std::bit_cast<_Float16>(value.bits)); }
-inline float widen(__nv_bfloat16 value) { return std::bit_cast<float>(uint32_t(value.bits) << 16); }
+inline float widen(__half value) { return float(std::bit_cast<_Float16>(value)); }
+inline float widen(__nv_bfloat16 value) { return std::bit_cast<float>(uint32_t(value) << 16); }
 
 inline __nv_bfloat16 to_bfloat16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
-  if (value != value) return {0x7fff};
-  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
+  if (value != value) return __nv_bfloat16(0x7fff);
+  return __nv_bfloat16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even
 }
 
 template <class T, class A>
 T narrow(A value) {
   if constexpr (std::is_same_v<T, __half>)
-    return {std::bit_cast<uint16_t>(_Float16(value))};
+    return std::bit_cast<__half>(_Float16(value));
   else if constexpr (std::is_same_v<T, __nv_bfloat16>)
     return to_bfloat16(value);
   else
@@ -105,7 +102,7 @@ T narrow(A value) {
 }
 template <class T>
 unsigned narrow_pair(float first, float second) {
-  return narrow<T>(first).bits | unsigned(narrow<T>(second).bits) << 16;
+  return unsigned(narrow<T>(first)) | unsigned(narrow<T>(second)) << 16;
 }
 
 template <class... P, class... Args>

@@ -1,0 +1,151 @@
+"""`filter2d` and its gradient by the CUDA kernels, on the shim's device."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cuda_shim.build import CSRC, SHIM, build, kernels
+from cuda_shim.device import Device, Mode
+from dynfilters.ops.reference import Geometry, layout
+
+STORAGES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _fields(text: str, kind: type) -> list[tuple]:
+    """ctypes fields of one kind, `name` or `name:length`."""
+    pairs = (word.partition(":") for word in text.split())
+    return [(name, kind * int(length) if length else kind) for name, _, length in pairs]
+
+
+class Problem(ctypes.Structure):
+    """csrc/filter2d.h."""
+
+    _fields_ = (
+        *_fields("batch channels height width groups kh kw stride dilation scale", ctypes.c_int64),
+        *_fields("rows cols phases", ctypes.c_int64),
+        ("combine", ctypes.c_int32),
+        *_fields("xs:4 ys:4 ss:5 cs:4", ctypes.c_int64),
+    )
+
+
+class Operands(ctypes.Structure):
+    """csrc/cuda/kernels.h."""
+
+    _fields_ = (
+        *_fields("x spatial channel grad y grad_x", ctypes.c_void_p),
+        *_fields("grad_x_strides:4", ctypes.c_int64),
+        *_fields("grad_spatial grad_channel workspace", ctypes.c_void_p),
+    )
+
+
+class Kernels:
+    """One build of the kernels. `offset` shifts every operand by so many elements."""
+
+    def __init__(self, cache: Path, csrc: Path = CSRC) -> None:
+        units = [SHIM / "entry.cpp", *kernels(csrc)]
+        self.device = Device(build("kernels", units, cache, csrc))
+        library = self.device.library
+        for name in ("shim_workspace", "shim_problem_bytes", "shim_operands_bytes"):
+            getattr(library, name).restype = ctypes.c_size_t
+        ours = ctypes.sizeof(Problem), ctypes.sizeof(Operands)
+        if ours != (library.shim_problem_bytes(), library.shim_operands_bytes()):
+            raise RuntimeError("Problem or Operands is not what the headers say")
+
+    def forward(
+        self,
+        geometry: Geometry,
+        x: Tensor,
+        spatial: Tensor | None,
+        channel: Tensor | None,
+        mode: Mode,
+        offset: int = 0,
+    ) -> Tensor:
+        """y, as the op gives it."""
+        problem, operands = self._prepare(geometry, x, spatial, channel, mode, offset)
+        size = (*x.shape[:2], *(geometry.centres(n) * geometry.scale for n in x.shape[2:]))
+        y = self.device.place("y", _empty(size, x), writable=True, offset=offset)
+        operands.y, problem.ys[:] = y.address, y.values.stride()
+        self._call("forward", problem, x.dtype, operands)
+        return self.device.result(y)
+
+    def backward(
+        self,
+        geometry: Geometry,
+        grad: Tensor,
+        x: Tensor,
+        spatial: Tensor | None,
+        channel: Tensor | None,
+        mode: Mode,
+        wanted: Sequence[bool] = (True, True, True),
+        offset: int = 0,
+    ) -> list[Tensor | None]:
+        """The gradients of x, spatial and channel that are wanted."""
+        problem, operands = self._prepare(geometry, x, spatial, channel, mode, offset)
+        given = self.device.place("grad", grad, offset=offset)
+        operands.grad, problem.ys[:] = given.address, grad.stride()
+        found = []
+        for name, like, want in zip(
+            ("x", "spatial", "channel"), (x, spatial, channel), wanted, strict=True
+        ):
+            if not want or like is None:
+                found.append(None)
+                continue
+            empty = _empty(x.shape, x) if name == "x" else torch.empty(like.shape, dtype=x.dtype)
+            found.append(self.device.place(f"grad_{name}", empty, writable=True, offset=offset))
+            setattr(operands, f"grad_{name}", found[-1].address)
+        if found[0]:
+            operands.grad_x_strides[:] = found[0].values.stride()
+        self._workspace(problem, x.dtype, operands)
+        self._call("backward", problem, x.dtype, operands)
+        return [operand and self.device.result(operand) for operand in found]
+
+    def _prepare(self, geometry, x, spatial, channel, mode, offset) -> tuple[Problem, Operands]:
+        self.device.reset(mode)
+        operands, problem = Operands(), problem_of(geometry, x, spatial, channel)
+        for name, tensor in (("x", x), ("spatial", spatial), ("channel", channel)):
+            if tensor is not None:
+                setattr(operands, name, self.device.place(name, tensor, offset=offset).address)
+        return problem, operands
+
+    def _workspace(self, problem: Problem, dtype: torch.dtype, operands: Operands) -> None:
+        call = ctypes.byref(problem), STORAGES.index(dtype), ctypes.byref(operands)
+        count = self.device.library.shim_workspace(*call)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        space = self.device.place("workspace", torch.empty(count, dtype=wide), writable=True)
+        operands.workspace = space.address
+
+    def _call(self, name: str, problem: Problem, dtype: torch.dtype, operands: Operands) -> None:
+        call = ctypes.byref(problem), STORAGES.index(dtype), ctypes.byref(operands)
+        getattr(self.device.library, f"shim_{name}")(*call)
+        self.device.check()
+
+
+def problem_of(
+    geometry: Geometry, x: Tensor, spatial: Tensor | None, channel: Tensor | None
+) -> Problem:
+    """The sizes and strides of one call, but for those of y."""
+    problem = Problem(*x.shape)
+    problem.groups = 1 if spatial is None else spatial.shape[1]
+    problem.kh, problem.kw = geometry.kernel_size
+    problem.stride, problem.dilation = geometry.stride, geometry.dilation
+    problem.scale = geometry.scale
+    problem.rows, problem.cols = map(geometry.centres, x.shape[2:])
+    problem.phases = channel.shape[3] if channel is not None and channel.dim() == 4 else 1
+    kinds = ("mul", "add", "spatial", "channel")
+    kind = "channel" if spatial is None else "spatial" if channel is None else geometry.combine
+    problem.combine = kinds.index(kind)
+    problem.xs[:] = x.stride()
+    if spatial is not None:
+        problem.ss[:] = spatial.stride()
+    if channel is not None:
+        problem.cs[: channel.dim()] = channel.stride()
+    return problem
+
+
+def _empty(size: Sequence[int], x: Tensor) -> Tensor:
+    return torch.empty(size, dtype=x.dtype, memory_format=layout(x))

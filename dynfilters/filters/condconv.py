@@ -21,11 +21,8 @@ class _Routed:
     """The experts' weight and bias are mixed by one routing, which may come from outside."""
 
     def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
-        self.check_x(x)
-        guide = x if guide is None else guide
-        self.check_guide(x, guide)
-        (kind, branch), *_ = self.branches.items()
-        taps, bias = branch(guide)
+        ((kind, seen),) = self.guides(x, guide).items()
+        taps, bias = self.branches[kind](seen)
         return Taps(**{kind: taps}, bias=bias)
 
     def check_guide(self, x: Tensor, guide: Tensor) -> None:

@@ -11,7 +11,6 @@ from dynfilters.nn import (
     DepthwiseFilter,
     PointwiseBranch,
     SqueezeExciteBranch,
-    Taps,
     check_activations,
     nonlinearity_gain,
 )
@@ -87,9 +86,6 @@ class DDFUp(DepthwiseFilter):
             gain=gain,
         )
 
-    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+    def guides(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
         """As published, the guide says where (spatial taps), x says what (channel taps)."""
-        self.check_x(x)
-        guide = x if guide is None else guide
-        self.check_guide(x, guide)
-        return Taps(spatial=self.branches["spatial"](guide), channel=self.branches["channel"](x))
+        return {**super().guides(x, guide), "channel": x}

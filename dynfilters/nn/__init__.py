@@ -15,6 +15,7 @@ from dynfilters.nn.branches import (
     GroupedFCBranch,
     PointwiseBranch,
     SqueezeExciteBranch,
+    TapsBranch,
 )
 from dynfilters.nn.layers import DenseFilter, DepthwiseFilter, DynamicFilter
 from dynfilters.nn.taps import Taps
@@ -31,6 +32,7 @@ __all__ = [
     "PointwiseBranch",
     "SqueezeExciteBranch",
     "Taps",
+    "TapsBranch",
     "check_activations",
     "create_activation",
     "list_activations",

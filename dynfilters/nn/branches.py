@@ -9,7 +9,8 @@
 | `GroupedFCBranch` | channel taps or dense weight | channel | WeightNet |
 | `ExpertsBranch` | channel taps or dense weight | channel | CondConv |
 
-Each has `activation`, called once a forward.
+Each has `activation`, called once a forward. Where it acts on the taps themselves, the branch is
+a `TapsBranch`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,23 @@ from dynfilters.nn.activations import create_activation
 from dynfilters.nn.linear import GroupedLinear
 
 
-class PointwiseBranch(nn.Module):
+class TapsBranch(nn.Module):
+    """A branch whose activation acts on the taps: taps = activation(raw(guide)).
+
+    That may thus be left to the op that applies them. Subclasses make `activation` and `raw`.
+    """
+
+    activation: nn.Module
+
+    def raw(self, guide: Tensor) -> Tensor:
+        """The taps before their activation, in the layout that the op takes."""
+        raise NotImplementedError(f"{type(self).__name__} generates no taps")
+
+    def forward(self, guide: Tensor) -> Tensor:
+        return self.activation(self.raw(guide))
+
+
+class PointwiseBranch(TapsBranch):
     """DDF's spatial branch: s = activation(W·guide + b), a 1×1 convolution.
 
     With `encoder_size`, the s² places of a sub-pixel cell each have a depth-wise convolution of
@@ -58,17 +75,16 @@ class PointwiseBranch(nn.Module):
         self.conv = nn.Conv2d(channels * own, cells * groups * taps, 1, stride, groups=own)
         self.activation = create_activation(activation, filters=groups, taps=taps, gain=gain)
 
-    def forward(self, guide: Tensor) -> Tensor:
+    def raw(self, guide: Tensor) -> Tensor:
         s = self.scale
         if self.encoder is not None:
             guide = rearrange(self.encoder(guide), "b (c p) h w -> b (p c) h w", p=s * s)
-        taps = rearrange(
+        return rearrange(
             self.conv(guide), "b (u v g k) h w -> b g k (h u) (w v)", u=s, v=s, g=self.groups
         )
-        return self.activation(taps)
 
 
-class SqueezeExciteBranch(nn.Module):
+class SqueezeExciteBranch(TapsBranch):
     """DDF's channel branch: c = activation(W₂·relu(W₁·mean(guide) + b₁) + b₂).
 
     With scale > 1, every place of a sub-pixel cell has W₁ and W₂ of its own.
@@ -95,13 +111,13 @@ class SqueezeExciteBranch(nn.Module):
             activation, filters=channels, taps=taps, phases=self.cells, gain=gain, learned_std=True
         )
 
-    def forward(self, guide: Tensor) -> Tensor:
+    def raw(self, guide: Tensor) -> Tensor:
         hidden = torch.relu(self.squeeze(guide.mean((2, 3))))
         taps = rearrange(self.expand(hidden), "b (p c k) -> b c k p", p=self.cells, c=self.channels)
-        return self.activation(taps.squeeze(3) if self.cells == 1 else taps)
+        return taps.squeeze(3) if self.cells == 1 else taps
 
 
-class BottleneckBranch(nn.Module):
+class BottleneckBranch(TapsBranch):
     """Involution's: s = activation(W₂·relu(BN(W₁·pool(guide))) + b₂), pool of size and stride s.
 
     Where the stride does not divide the size, the last window is smaller.
@@ -124,14 +140,12 @@ class BottleneckBranch(nn.Module):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.span.bias)
 
-    def forward(self, guide: Tensor) -> Tensor:
+    def raw(self, guide: Tensor) -> Tensor:
         hidden = torch.relu(self.norm(self.reduce(self.pool(guide))))
-        return self.activation(
-            rearrange(self.span(hidden), "b (g k) h w -> b g k h w", g=self.groups)
-        )
+        return rearrange(self.span(hidden), "b (g k) h w -> b g k h w", g=self.groups)
 
 
-class EncoderBranch(nn.Module):
+class EncoderBranch(TapsBranch):
     """CARAFE's kernel prediction: s = activation(shuffle(W₂ * (W₁·guide + b₁) + b₂)).
 
     W₁ compresses the channels, W₂ is a convolution over the surroundings of every position.
@@ -170,15 +184,14 @@ class EncoderBranch(nn.Module):
         nn.init.zeros_(self.compress.bias)
         nn.init.zeros_(self.encode.bias)
 
-    def forward(self, guide: Tensor) -> Tensor:
-        taps = rearrange(
+    def raw(self, guide: Tensor) -> Tensor:
+        return rearrange(
             self.encode(self.compress(guide)),
             "b (g k u v) h w -> b g k (h u) (w v)",
             g=self.groups,
             u=self.scale,
             v=self.scale,
         )
-        return self.activation(taps)
 
 
 class GroupedFCBranch(nn.Module):

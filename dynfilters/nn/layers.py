@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import FunctionType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,8 +14,9 @@ from dynfilters.checks import (
     check_positive,
     check_tensor,
 )
+from dynfilters.nn import fusion
 from dynfilters.nn.taps import Taps
-from dynfilters.ops import conv2d_per_sample, filter2d
+from dynfilters.ops import conv2d_per_sample, filter2d, filter2d_activated
 from dynfilters.ops.filter2d import COMBINE
 
 
@@ -89,10 +91,14 @@ class DynamicFilter(nn.Module):
 
     def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
         """The taps for x, generated from `guide` if given, else from x itself."""
+        return Taps(**{n: self.branches[n](seen) for n, seen in self.guides(x, guide).items()})
+
+    def guides(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
+        """What each branch generates from, once x and the guide have been checked."""
         self.check_x(x)
         guide = x if guide is None else guide
         self.check_guide(x, guide)
-        return Taps(**{name: branch(guide) for name, branch in self.branches.items()})
+        return {name: guide for name in self.branches}
 
     def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
         """Filters x with `taps`; a linear map of x for given taps."""
@@ -149,18 +155,23 @@ class DepthwiseFilter(DynamicFilter):
             else nn.Identity()
         )
 
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """`generate`, then `apply_taps`; or both at once, where that makes no difference."""
+        halves = DynamicFilter.generate, DepthwiseFilter.apply_taps
+        fused = fusion.options(self.branches) if fusion.keeps(self, *halves) else None
+        if fused is None:
+            return self.apply_taps(x, self.generate(x, guide))
+        raw = {n: self.branches[n].raw(seen) for n, seen in self.guides(x, guide).items()}
+        if fusion.would_round(x, raw):
+            return self.apply_taps(x, Taps(**{n: self.branches[n].activation(raw[n]) for n in raw}))
+        return self.project(filter2d_activated(x, **raw, **fused, **self._geometry()))
+
+    def _geometry(self) -> dict[str, Any]:
+        names = ("kernel_size", "stride", "dilation", "scale", "combine")
+        return {name: getattr(self, name) for name in names}
+
     def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
-        y = filter2d(
-            x,
-            taps.spatial,
-            taps.channel,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            dilation=self.dilation,
-            scale=self.scale,
-            combine=self.combine,
-        )
-        y = self.project(y)
+        y = self.project(filter2d(x, taps.spatial, taps.channel, **self._geometry()))
         return y if taps.bias is None else y + taps.bias[:, :, None, None].to(y.dtype)
 
 

@@ -1,0 +1,80 @@
+"""Whether a depth-wise filter may leave the activation of its taps to the op.
+
+It may where nobody could tell, but by less memory: the activation is one that the op knows, acts
+on the taps themselves, and is neither replaced nor watched by hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from dynfilters.checks import is_autocast
+from dynfilters.nn.activations import FilterNorm
+from dynfilters.nn.branches import TapsBranch
+
+_PLAIN = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.Identity: "identity"}
+
+
+def options(branches: nn.ModuleDict) -> dict[str, Any] | None:
+    """The activations as `filter2d_activated` takes them; None where they must stay modules."""
+    if torch.jit.is_tracing() or _has_any_global_hook():
+        return None
+    found: dict[str, Any] = {}
+    for kind, branch in branches.items():
+        if kind not in ("spatial", "channel") or not keeps(branch, TapsBranch.forward):
+            return None
+        own = None if _is_watched(branch) else _described(kind, branch.activation)
+        if own is None or ("eps" in own and own["eps"] != found.get("eps", own["eps"])):
+            return None
+        found |= own
+    names = [found[f"{kind}_activation"] for kind in branches]
+    return None if all(name == "identity" for name in names) else found
+
+
+def keeps(module: nn.Module, *methods: Callable) -> bool:
+    """Whether the module has these very methods: not overridden, nor replaced on the instance."""
+    for method in methods:
+        name = method.__name__
+        if getattr(type(module), name) is not method or name in vars(module):
+            return False
+    return True
+
+
+def would_round(x: Tensor, raw: dict[str, Tensor]) -> bool:
+    """Whether autocast would round taps before their activation rather than behind it."""
+    return is_autocast(x) and any(taps.dtype == torch.float32 for taps in raw.values())
+
+
+def _described(kind: str, activation: nn.Module) -> dict[str, Any] | None:
+    """The op's options for the taps of this kind; None if it knows no such activation."""
+    if _is_watched(activation):
+        return None
+    if type(activation) is FilterNorm:
+        return _normalized(kind, activation)
+    if type(activation) is nn.Softmax and activation.dim == 2:
+        return {f"{kind}_activation": "softmax"}
+    name = _PLAIN.get(type(activation))
+    return None if name is None else {f"{kind}_activation": name}
+
+
+def _normalized(kind: str, norm: FilterNorm) -> dict[str, Any] | None:
+    if norm.mean is not None or (kind == "spatial" and norm.std is not None):
+        return None
+    found = {f"{kind}_activation": "filter_norm", f"{kind}_gain": norm.gain, "eps": norm.eps}
+    return found if norm.std is None else {**found, "channel_std": norm.std}
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether anybody sees calls of the module, or makes them do something else."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+    )

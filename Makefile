@@ -16,7 +16,7 @@ ablation: $(VENV)/experiments  ## The main job: activations and filters compared
 	@echo "report: $(abspath $(SWEEP))/report.html"
 
 # What depends on the kernels, which are native where a compiler is.
-BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_golden.py
+BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py tests/test_golden.py
 
 test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from toolbox import FakeCompiler
 
-from dynfilters.ops import native
+from dynfilters.ops import native, toolchain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -44,6 +46,18 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
+    """A stand-in for g++ and nvcc, an empty cache, and a temporary directory of the test's own."""
+    fake = FakeCompiler(tmp_path, toolchain.TORCH / "lib" / "libtorch_global_deps.so")
+    for name, value in fake.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DYNFILTERS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return fake
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -101,9 +101,9 @@ def _cxx() -> list[str]:
 def _nvcc() -> list[str]:
     homes = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
     site = Path(sysconfig.get_path("purelib")) / "nvidia"
-    packaged = [*site.glob("cu[0-9]*/bin/nvcc"), *site.glob("cuda_nvcc/bin/nvcc")]
+    packaged = map(str, (*site.glob("cu[0-9]*/bin/nvcc"), *site.glob("cuda_nvcc/bin/nvcc")))
     places = [
-        *(Path(home, "bin", "nvcc") for home in homes if home),
+        *(os.path.join(home, "bin", "nvcc") for home in homes if home),
         *filter(None, [shutil.which("nvcc")]),
         "/usr/local/cuda/bin/nvcc",
         *packaged,

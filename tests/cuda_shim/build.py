@@ -46,7 +46,7 @@ def build(name: str, units: list[Path], cache: Path, csrc: Path = CSRC) -> Path:
 
 def _flags(unit: Path, csrc: Path) -> list[str]:
     ours = unit in MACHINE
-    return [*FLAGS, *([] if ours else KERNEL_FLAGS), f"-I{SHIM}", f"-I{csrc / 'cuda'}"]
+    return [*FLAGS, *(["-O2"] if ours else KERNEL_FLAGS), f"-I{SHIM}", f"-I{csrc / 'cuda'}"]
 
 
 def _object(unit: Path, cache: Path, csrc: Path, compiler: str) -> Path:

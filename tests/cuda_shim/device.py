@@ -6,7 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,13 +24,22 @@ class ShimError(RuntimeError):
 
 @dataclass(frozen=True)
 class Mode:
-    """How unkind the device is. `order` is that of blocks, warps and lanes; `late` makes
-    asynchronous copies land when they are waited for, else at once."""
+    """How unkind the device is.
+
+    Attributes:
+        order: that of blocks, of warps and of lanes; `seed` is for "random".
+        late: asynchronous copies land when they are waited for, else at once.
+        shared_limit: bytes that a block may ask for.
+        offset: elements by which every operand is off a boundary of 256 bytes.
+        apart: strides for inputs of these names, however large.
+    """
 
     order: str = "ascending"
     seed: int = 0
     late: bool = True
     shared_limit: int = SHARED_H100
+    offset: int = 0
+    apart: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass
@@ -42,7 +51,7 @@ class Operand:
     bytes: int
     values: Tensor
     uses: Tensor
-    address: int = field(default=0)
+    address: int
 
 
 class Device:
@@ -55,11 +64,14 @@ class Device:
             getattr(self.library, name).restype = ctypes.c_size_t
         self.library.shim_failure.restype = ctypes.c_char_p
         self.base = self.library.shim_global()
+        if not self.base:
+            raise MemoryError("the shim's device needs 120 GB of address space, hardly any memory")
         size = self.library.shim_global_bytes()
         self.memory, self.uses = (
             torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=torch.uint8)
             for address in (self.base, self.library.shim_uses())
         )
+        self.mode = Mode()
         self.operands: list[Operand] = []
 
     def reset(self, mode: Mode) -> None:
@@ -67,29 +79,34 @@ class Device:
         order = ORDERS.index(mode.order)
         seed, limit = ctypes.c_uint64(mode.seed), ctypes.c_size_t(mode.shared_limit)
         self.library.shim_reset(order, seed, mode.late, limit)
-        self.operands = []
+        self.mode, self.operands = mode, []
 
-    def place(self, name: str, tensor: Tensor, writable: bool = False, offset: int = 0) -> Operand:
-        """The tensor on the device, with its strides, `offset` elements behind a boundary of 256
-        bytes. Memory that no element covers holds NaN; an output holds nothing but NaN."""
+    def place(self, name: str, tensor: Tensor, writable: bool = False) -> Operand:
+        """The tensor on the device, with its strides or those of `Mode.apart`.
+
+        Memory that no element covers holds NaN, and an output holds nothing but NaN.
+        """
         width = tensor.element_size()
+        apart = dict(self.mode.apart).get(name)
+        strides = apart or tensor.stride()
         last = self.operands[-1] if self.operands else None
         after = GUARD if last is None else last.begin + last.bytes + GUARD
-        begin = -(-after // 256) * 256 + offset * width
-        reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-        size = reach * width if tensor.numel() else 0
-        if begin + size + GUARD > self.memory.numel():
-            raise MemoryError(f"{name}: the shim has no room for {size} bytes")
-        self.memory[begin - GUARD : begin + size + GUARD] = 0xFF
-        self.uses[begin : begin + size] = MAPPED
-        flat = self.memory[begin : begin + size].view(tensor.dtype)
-        strides = [*(s * width for s in tensor.stride()), 1]
-        uses = self.uses[begin : begin + size].as_strided((*tensor.shape, width), strides)
+        begin = -(-after // 256) * 256 + self.mode.offset * width
+        reach = sum((n - 1) * s for n, s in zip(tensor.shape, strides, strict=True)) + 1
+        end = begin + (reach * width if tensor.numel() else 0)
+        if end + GUARD > self.memory.numel():
+            raise MemoryError(f"{name}: the shim has no room for {end - begin} bytes")
+        if not apart:  # else there is too much between its elements to be touched
+            self.memory[begin - GUARD : end + GUARD] = 0xFF
+            self.uses[begin:end] = MAPPED
+        uses = self.uses[begin:end].as_strided(
+            (*tensor.shape, width), [*(s * width for s in strides), 1]
+        )
         uses.fill_(MAPPED | ELEMENT | (WRITABLE if writable else 0))
-        values = flat.as_strided(tensor.shape, tensor.stride())
+        values = self.memory[begin:end].view(tensor.dtype).as_strided(tensor.shape, strides)
         if not writable:
             values.copy_(tensor)
-        self.operands.append(Operand(name, begin, size, values, uses, self.base + begin))
+        self.operands.append(Operand(name, begin, end - begin, values, uses, self.base + begin))
         return self.operands[-1]
 
     def check(self) -> None:

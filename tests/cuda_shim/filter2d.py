@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cuda_shim.build import CSRC, SHIM, build, kernels
-from cuda_shim.device import Device, Mode
+from cuda_shim.device import Device, Mode, Operand
 from dynfilters.ops.reference import Geometry, layout
 
 STORAGES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -44,7 +44,7 @@ class Operands(ctypes.Structure):
 
 
 class Kernels:
-    """One build of the kernels. `offset` shifts every operand by so many elements."""
+    """One build of the kernels."""
 
     def __init__(self, cache: Path, csrc: Path = CSRC) -> None:
         units = [SHIM / "entry.cpp", *kernels(csrc)]
@@ -63,12 +63,11 @@ class Kernels:
         spatial: Tensor | None,
         channel: Tensor | None,
         mode: Mode,
-        offset: int = 0,
     ) -> Tensor:
         """y, as the op gives it."""
-        problem, operands = self._prepare(geometry, x, spatial, channel, mode, offset)
+        problem, operands = self._prepare(geometry, x, spatial, channel, mode)
         size = (*x.shape[:2], *(geometry.centres(n) * geometry.scale for n in x.shape[2:]))
-        y = self.device.place("y", _empty(size, x), writable=True, offset=offset)
+        y = self.device.place("y", _empty(size, x), writable=True)
         operands.y, problem.ys[:] = y.address, y.values.stride()
         self._call("forward", problem, x.dtype, operands)
         return self.device.result(y)
@@ -82,34 +81,41 @@ class Kernels:
         channel: Tensor | None,
         mode: Mode,
         wanted: Sequence[bool] = (True, True, True),
-        offset: int = 0,
     ) -> list[Tensor | None]:
         """The gradients of x, spatial and channel that are wanted."""
-        problem, operands = self._prepare(geometry, x, spatial, channel, mode, offset)
-        given = self.device.place("grad", grad, offset=offset)
-        operands.grad, problem.ys[:] = given.address, grad.stride()
-        found = []
-        for name, like, want in zip(
-            ("x", "spatial", "channel"), (x, spatial, channel), wanted, strict=True
-        ):
-            if not want or like is None:
-                found.append(None)
-                continue
-            empty = _empty(x.shape, x) if name == "x" else torch.empty(like.shape, dtype=x.dtype)
-            found.append(self.device.place(f"grad_{name}", empty, writable=True, offset=offset))
-            setattr(operands, f"grad_{name}", found[-1].address)
+        problem, operands = self._prepare(geometry, x, spatial, channel, mode)
+        given = self.device.place("grad", grad)
+        operands.grad, problem.ys[:] = given.address, given.values.stride()
+        found = [
+            self._output(name, x, like, operands) if want and like is not None else None
+            for name, like, want in zip(
+                ("grad_x", "grad_spatial", "grad_channel"),
+                (x, spatial, channel),
+                wanted,
+                strict=True,
+            )
+        ]
         if found[0]:
             operands.grad_x_strides[:] = found[0].values.stride()
         self._workspace(problem, x.dtype, operands)
         self._call("backward", problem, x.dtype, operands)
         return [operand and self.device.result(operand) for operand in found]
 
-    def _prepare(self, geometry, x, spatial, channel, mode, offset) -> tuple[Problem, Operands]:
+    def _output(self, name: str, x: Tensor, like: Tensor, operands: Operands) -> Operand:
+        empty = _empty(x.shape, x) if like is x else torch.empty(like.shape, dtype=x.dtype)
+        placed = self.device.place(name, empty, writable=True)
+        setattr(operands, name, placed.address)
+        return placed
+
+    def _prepare(self, geometry, x, spatial, channel, mode) -> tuple[Problem, Operands]:
         self.device.reset(mode)
         operands, problem = Operands(), problem_of(geometry, x, spatial, channel)
-        for name, tensor in (("x", x), ("spatial", spatial), ("channel", channel)):
+        inputs = ("x", x, "xs"), ("spatial", spatial, "ss"), ("channel", channel, "cs")
+        for name, tensor, strides in inputs:
             if tensor is not None:
-                setattr(operands, name, self.device.place(name, tensor, offset=offset).address)
+                placed = self.device.place(name, tensor)
+                setattr(operands, name, placed.address)
+                getattr(problem, strides)[: tensor.dim()] = placed.values.stride()
         return problem, operands
 
     def _workspace(self, problem: Problem, dtype: torch.dtype, operands: Operands) -> None:
@@ -128,7 +134,7 @@ class Kernels:
 def problem_of(
     geometry: Geometry, x: Tensor, spatial: Tensor | None, channel: Tensor | None
 ) -> Problem:
-    """The sizes and strides of one call, but for those of y."""
+    """All of one call but the strides."""
     problem = Problem(*x.shape)
     problem.groups = 1 if spatial is None else spatial.shape[1]
     problem.kh, problem.kw = geometry.kernel_size
@@ -139,11 +145,6 @@ def problem_of(
     kinds = ("mul", "add", "spatial", "channel")
     kind = "channel" if spatial is None else "spatial" if channel is None else geometry.combine
     problem.combine = kinds.index(kind)
-    problem.xs[:] = x.stride()
-    if spatial is not None:
-        problem.ss[:] = spatial.stride()
-    if channel is not None:
-        problem.cs[: channel.dim()] = channel.stride()
     return problem
 
 

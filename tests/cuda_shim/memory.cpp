@@ -42,23 +42,26 @@ struct Copies {
 uint32_t now = 1, launch_start = 1, block_start = 1, block_time = 1, warp_time[kMaxWarps];
 Copies copies[kMaxThreads];
 
+bool reserved = true;  // all address space that was asked for
+
 template <class T>
-T* reserve(size_t bytes, int protection) {
+T* reserve(size_t count, int protection = PROT_READ | PROT_WRITE) {
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  return static_cast<T*>(mmap(nullptr, bytes, protection, flags, -1, 0));
+  void* const found = mmap(nullptr, count * sizeof(T), protection, flags, -1, 0);
+  reserved &= found != MAP_FAILED;
+  return static_cast<T*>(found);
 }
 
-unsigned char* surroundings() {
-  static unsigned char* const base = reserve<unsigned char>(2 * kAround, PROT_NONE);
-  return base;
+unsigned char* reserve_global() {
+  auto* const around = reserve<unsigned char>(2 * kAround, PROT_NONE);
+  mprotect(around + kAround, kGlobal, PROT_READ | PROT_WRITE);
+  return around + kAround;
 }
 
-Granule* granules(bool shared_memory) {
-  constexpr int kReadWrite = PROT_READ | PROT_WRITE;
-  static Granule* const of_shared = reserve<Granule>((size_t(1) << 20) * sizeof(Granule), kReadWrite);
-  static Granule* const of_global = reserve<Granule>(kGlobal / kGranule * sizeof(Granule), kReadWrite);
-  return shared_memory ? of_shared : of_global;
-}
+unsigned char* const global_memory = reserve_global();
+uint8_t* const use_map = reserve<uint8_t>(kGlobal);
+Granule* const global_granules = reserve<Granule>(kGlobal / kGranule);
+Granule* const shared_granules = reserve<Granule>(kSharedRoom / kGranule);
 
 bool ordered(const Access& past, bool is_shared) {
   if (past.time < launch_start) return true;
@@ -87,10 +90,9 @@ void note_read(Access& read, bool is_shared) {
 }
 
 void check_races(bool is_shared, size_t at, size_t bytes, bool write) {
-  Granule* const first = granules(is_shared) + at / kGranule;
-  Granule* const last = granules(is_shared) + (at + bytes - 1) / kGranule;
-  for (Granule* g = first; g <= last; ++g) {
-    const size_t place = (g - granules(is_shared)) * kGranule;
+  Granule* const granules = is_shared ? shared_granules : global_granules;
+  for (Granule* g = granules + at / kGranule; g <= granules + (at + bytes - 1) / kGranule; ++g) {
+    const size_t place = (g - granules) * kGranule;
     if (is_shared && g->landing == block_start) conflict(write, true, place, "an asynchronous copy under way");
     if (!ordered(g->write, is_shared)) conflict(write, is_shared, place, "a write of another thread and no barrier between");
     if (write && !ordered(g->read, is_shared))
@@ -104,12 +106,12 @@ void check_races(bool is_shared, size_t at, size_t bytes, bool write) {
 
 void check_global(const unsigned char* address, size_t bytes, bool write) {
   const char* const kind = write ? "write" : "read";
-  const int64_t at = address - global();
+  const int64_t at = address - global_memory;
   if (at < 0 || at + bytes > kGlobal) fail("%s far outside all operands, at byte %lld", kind, (long long)at);
   for (size_t i = at; i < at + bytes; ++i) {
-    if (!(uses()[i] & kMapped)) fail("%s of %zu bytes, at byte %lld, outside all operands", kind, bytes, (long long)at);
-    if (write && !(uses()[i] & kWritable)) fail("write of %zu bytes to what is not an output, at byte %lld", bytes, (long long)at);
-    if (write) uses()[i] |= kWritten;
+    if (!(use_map[i] & kMapped)) fail("%s of %zu bytes, at byte %lld, outside all operands", kind, bytes, (long long)at);
+    if (write && !(use_map[i] & kWritable)) fail("write of %zu bytes to what is not an output, at byte %lld", bytes, (long long)at);
+    if (write) use_map[i] |= kWritten;
   }
   check_races(false, at, bytes, write);
 }
@@ -126,7 +128,7 @@ size_t in_shared(const void* address) {  // how far from its beginning; huge if 
 
 void mark_landing(const Copy& copy, uint32_t value) {
   const size_t at = in_shared(copy.target) / kGranule;
-  for (size_t i = 0; i < copy.bytes / kGranule; ++i) granules(true)[at + i].landing = value;
+  for (size_t i = 0; i < copy.bytes / kGranule; ++i) shared_granules[at + i].landing = value;
 }
 
 void land(const Copy& copy) {
@@ -144,20 +146,9 @@ Copies& own_copies() {
 
 }  // namespace
 
-unsigned char* global() {
-  static unsigned char* const base = [] {
-    mprotect(surroundings() + kAround, kGlobal, PROT_READ | PROT_WRITE);
-    return surroundings() + kAround;
-  }();
-  return base;
-}
-
-uint8_t* uses() {
-  static uint8_t* const map = reserve<uint8_t>(kGlobal, PROT_READ | PROT_WRITE);
-  return map;
-}
-
-void forget_operands() { madvise(uses(), kGlobal, MADV_DONTNEED); }
+unsigned char* global() { return reserved ? global_memory : nullptr; }
+uint8_t* uses() { return use_map; }
+void forget_operands() { madvise(use_map, kGlobal, MADV_DONTNEED); }
 
 void begin_launch() { launch_start = ++now; }
 
@@ -174,7 +165,7 @@ void touch(const void* address, size_t bytes, bool write, bool aligned) {
   if (!running()) return;
   const size_t shared_at = in_shared(address);
   const auto* byte = static_cast<const unsigned char*>(address);
-  const bool is_global = size_t(byte - surroundings()) < 2 * kAround, is_shared = shared_at < kSharedRoom;
+  const bool is_global = size_t(byte - global_memory) + kAround < 2 * kAround, is_shared = shared_at < kSharedRoom;
   if (!is_global && !is_shared) return;  // the thread's own stack, the kernel's parameters
   if (aligned && reinterpret_cast<uintptr_t>(address) % bytes)
     fail("%s of %zu bytes at an address that is no multiple of them", write ? "write" : "read", bytes);

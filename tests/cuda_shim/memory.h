@@ -13,8 +13,8 @@ namespace shim::memory {
 // What a byte of global memory is for; unmapped where 0.
 enum Use : uint8_t { kMapped = 1, kElement = 2, kWritable = 4, kWritten = 8 };
 
-constexpr size_t kGlobal = size_t(64) << 20;  // bytes of global memory
-unsigned char* global();
+constexpr size_t kGlobal = size_t(8) << 30;  // bytes of global memory, most of them never used
+unsigned char* global();  // null where there is too little address space
 uint8_t* uses();
 void forget_operands();
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.candidates import CANDIDATES
-from benchmarks.cases import LAYOUTS, PASSES, Case
+from benchmarks.cases import DTYPES, LAYOUTS, PASSES, Case
 
 # Candidates of the default run, by kind and type. bf16 on a CPU is emulated where the processor
 # has none, and a dense convolution then takes minutes.
@@ -36,8 +35,11 @@ GPU = {
         "bf16": ("per_sample", "grouped"),
     },
 }
-# These take up to a hundred times as long as the op: on a CPU their forward pass has to do.
+# These take up to a hundred times as long as the op: on a CPU their forward pass has to do, and
+# what the compiler makes of one layout.
 SLOW = ("unfold", "reference")
+SLOW_ABOVE = {"conv": 56}
+COMPILED_LAYOUT = "nchw"
 
 
 @dataclass(frozen=True)
@@ -64,26 +66,44 @@ class Selection:
     passes: list[str] | None = None
     full: bool = False
 
-    def passes_of(self, candidate: str) -> tuple[str, ...]:
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing but the device was asked for."""
+        return self == Selection(self.device)
+
+    def passes_of(self, candidate: str, case: Case) -> tuple[str, ...]:
         """Those of `candidate` to time."""
         asked = tuple(self.passes or PASSES)
         if not CANDIDATES[candidate].differentiable:
             return tuple(p for p in asked if p == "forward")
         chosen = self.full or self.device != "cpu" or self.passes or self.candidates
-        return asked if chosen or candidate not in SLOW else ("forward",)
+        slow = candidate in SLOW or case.grid > SLOW_ABOVE.get(candidate, case.grid)
+        return ("forward",) if slow and not chosen else asked
 
 
-def settings(cases: list[Case], selection: Selection) -> Iterator[Setting]:
-    """What to run, the layouts of a case and type next to each other."""
+def settings(cases: list[Case], selection: Selection) -> list[Setting]:
+    """What to run; what the targets need first, and the layouts next to each other."""
+    found = []
     for case in cases:
         plan = (CPU if selection.device == "cpu" else GPU)[case.kind]
-        applicable = [n for n, c in CANDIDATES.items() if case.kind in c.operands]
-        dtypes = selection.dtypes or ([*plan, "bf16"] if selection.full else list(plan))
+        types = [d for d in DTYPES if selection.device != "cpu" or d != "tf32"]
+        dtypes = selection.dtypes or (types if selection.full else list(plan))
         layouts = selection.layouts or (["nchw"] if case.kind == "dense" else list(LAYOUTS))
-        for dtype in dict.fromkeys(dtypes):
-            names = applicable if selection.full else plan.get(dtype, applicable)
-            if selection.candidates:
-                names = [n for n in applicable if n in selection.candidates]
+        for dtype in dtypes:
             for layout in layouts:
-                if names:
-                    yield Setting(case, dtype, layout, tuple(names))
+                if names := _names(case, dtype, layout, selection):
+                    found.append(Setting(case, dtype, layout, names))
+    return sorted(found, key=lambda s: s.dtype == "bf16")  # a CPU's targets are all in fp32
+
+
+def _names(case: Case, dtype: str, layout: str, selection: Selection) -> tuple[str, ...]:
+    applicable = tuple(n for n, c in CANDIDATES.items() if case.kind in c.operands)
+    if selection.candidates:
+        return tuple(n for n in applicable if n in selection.candidates)
+    if selection.full:
+        return applicable
+    plan = (CPU if selection.device == "cpu" else GPU)[case.kind]
+    names = plan.get(dtype, applicable)
+    if selection.device == "cpu" and layout != COMPILED_LAYOUT:
+        names = tuple(n for n in names if n != "compile")
+    return names

@@ -31,6 +31,15 @@ class Program:
         self.leaves = [[*tensors, *parameters] for tensors in taken]
         self._grads: list[Tensor] = []
 
+    @property
+    def sets(self) -> int:
+        """How many sets of operands there are."""
+        return len(self.leaves)
+
+    @property
+    def x_bytes(self) -> int:
+        return _bytes(self.leaves[0][0])
+
     def forward(self, i: int = 0) -> Tensor:
         with torch.no_grad():
             return self.fn(*self._inputs[i])
@@ -42,6 +51,11 @@ class Program:
     def backward(self, y: Tensor, i: int = 0) -> tuple[Tensor, ...]:
         """Gradients of all leaves for `grad`."""
         return torch.autograd.grad(y, self.leaves[i], self.grad(y, i))
+
+    def train(self, i: int = 0) -> tuple[Tensor, ...]:
+        """y and the gradients of all leaves."""
+        y = self.forward_train(i)
+        return y, *self.backward(y, i)
 
     def grad(self, y: Tensor, i: int = 0) -> Tensor:
         """The gradient of y: drawn once, laid out as y is."""
@@ -55,10 +69,21 @@ class Program:
 
     def bytes_moved(self, which: str) -> int:
         """What a pass must read and write at least: operands, y, and their gradients."""
-        operands = sum(_bytes(t) for t in self.leaves[0])
-        y = _bytes(self.leaves[0][0]) * self.case.scale**2
-        forward, backward = operands + y, 2 * operands + y
+        forward = self.operand_bytes + self._y_bytes
+        backward = forward + self.operand_bytes
         return {"forward": forward, "backward": backward, "both": forward + backward}[which]
+
+    def result_bytes(self, which: str) -> int:
+        """Of y, and with "both" of the gradients."""
+        return self._y_bytes + (self.operand_bytes if which == "both" else 0)
+
+    @property
+    def operand_bytes(self) -> int:
+        return sum(_bytes(t) for t in self.leaves[0])
+
+    @property
+    def _y_bytes(self) -> int:
+        return self.x_bytes * self.case.scale**2
 
 
 def _bytes(tensor: Tensor) -> int:

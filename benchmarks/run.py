@@ -1,8 +1,10 @@
-"""The benchmark: verify, time, report.
+"""Verifies every candidate against float64, times those that are right, and reports.
 
-python -m benchmarks.run                    # what the targets need, within five minutes
+python -m benchmarks.run                  # what the targets need, in five minutes
 python -m benchmarks.run --cases ddf --grids 7,14 --layout nchw --pass backward \\
-    --candidates op,dwconv --seconds 2      # a few cells, in seconds
+    --candidates op,dwconv --seconds 2    # a few cells, in seconds; writes no files
+
+Exits with 1 if a candidate was wrong or failed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks import cuda, facts, memory, options, results
+from benchmarks.bench import Bench, Cell, describe, failure
+from benchmarks.cases import PASSES, Case
+from benchmarks.plan import Selection, Setting, settings
+from benchmarks.report import paper_table, target_table
+from benchmarks.targets import judge
+from benchmarks.timing import copy_gbps
+from experiments.files import check_writable
 
 # Fresh pages for large results cost more than computing them, and the system hands them out
 # unevenly. With these, memory that was freed is used again, as it soon is in a training loop.
@@ -20,79 +36,111 @@ MALLOC = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    listed = {"type": lambda text: text.split(","), "metavar": "A,B"}
-    parser.add_argument("--cases", **listed, help="of ddf, involution, carafe, dense")
-    parser.add_argument("--grids", **listed, help="heights of x, e.g. 7,14")
-    parser.add_argument("--dtype", **listed, help="of fp32, tf32, bf16")
-    parser.add_argument("--layout", **listed, help="of nchw, channels_last")
-    parser.add_argument("--pass", dest="passes", **listed, help="of forward, backward, both")
-    parser.add_argument("--candidates", **listed, help="e.g. op,dwconv")
-    parser.add_argument("--batch", type=int, help="in place of each case's own")
-    parser.add_argument("--channels", type=int, help="in place of 256")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--seconds", type=float, default=1.5, help="a race lasts")
-    parser.add_argument("--min-rounds", type=int, default=3)
-    parser.add_argument("--full", action="store_true", help="every candidate, type and layout")
-    parser.add_argument("--fresh-pages", action="store_true", help="leave the allocator as it is")
-    return parser
-
-
 def main(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
-    if options.device == "cpu" and not options.fresh_pages:
-        _with_malloc(arguments)
-    return _run(options)
+    chosen = options.parse(arguments, __doc__)
+    if chosen.device == "cpu" and not chosen.fresh_pages:
+        _start_over_with_malloc(arguments)
+    if chosen.output is not None:
+        check_writable(chosen.output)
+    found = run(chosen)
+    print(f"\n{target_table(found)}\n")
+    for layout in dict.fromkeys(cell["layout"] for cell in found["cells"]):
+        if table := paper_table(found["cells"], "fp32", layout):
+            print(f"Table A, fp32, {layout}\n{table}\n")
+    if chosen.output is not None:
+        print(*results.write(found, chosen.output), sep="\n")
+    return int(any(cell["status"] in results.BAD for cell in found["cells"]))
 
 
-def _with_malloc(arguments: list[str]) -> None:
-    """Starts over with `MALLOC`, which glibc reads only as a process starts."""
-    if all(os.environ.get(name) == value for name, value in MALLOC.items()):
-        return
-    if sys.platform == "linux":
+def _start_over_with_malloc(arguments: list[str]) -> None:
+    """In place of this process one with `MALLOC`, which glibc reads only as a process starts."""
+    if sys.platform == "linux" and not MALLOC.items() <= os.environ.items():
         os.environ.update(MALLOC)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.run", *arguments])
 
 
-def _run(options: argparse.Namespace) -> int:
-    import torch
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The results of what was chosen, in the form that `benchmarks.results` describes."""
+    start = time.monotonic()
+    torch.set_num_threads(chosen.threads)
+    selection = options.selection(chosen)
+    found: dict[str, Any] = {
+        "schema_version": results.SCHEMA_VERSION,
+        "machine": facts.machine(chosen.device),
+        "options": {name: str(value) for name, value in vars(chosen).items()},
+        "copy_gbps": copy_gbps(chosen.device),
+    }
+    if chosen.device == "cuda":
+        found |= {
+            "launch_floor_us": cuda.launch_floor(),
+            "matmul_tflops": cuda.matmul_tflops(),
+        }
+    bench = Bench(selection, chosen.seconds, chosen.min_rounds, found["copy_gbps"])
+    planned = settings(options.cases(chosen), selection)
+    measured = _memory(chosen, planned, selection)
+    cells: list[Cell] = []
+    for setting in planned:
+        late = time.monotonic() - start > 60 * chosen.minutes
+        fresh = list(_skipped(setting, selection)) if late else bench.run(setting)
+        _attach(fresh, measured)
+        _show(setting, fresh)
+        cells += fresh
+    return {
+        **found,
+        "machine": found["machine"] | facts.after(chosen.device),
+        "seconds": round(time.monotonic() - start, 1),
+        "targets": judge(chosen.device, cells, chosen.threads),
+        "cells": cells,
+    }
 
-    from benchmarks.bench import Bench
-    from benchmarks.cases import cases_for, resized
-    from benchmarks.plan import Selection, settings
-    from benchmarks.timing import copy_gbps
 
-    torch.set_num_threads(options.threads)
-    selection = Selection(
-        options.device,
-        options.dtype,
-        options.layout,
-        options.candidates,
-        options.passes,
-        options.full,
-    )
-    grids = None if options.grids is None else [int(g) for g in options.grids]
-    cases = [c for c in cases_for(options.device) if c.kind in (options.cases or [c.kind])]
-    cases = resized(cases, grids=grids, batch=options.batch, channels=options.channels)
-    bench = Bench(selection, options.seconds, options.min_rounds, copy_gbps(options.device))
-    print(f"copy bandwidth {bench.copy_gbps:.1f} GB/s")
-    for setting in settings(cases, selection):
-        print(setting)
-        for cell in bench.run(setting):
-            print("   ", _line(cell), flush=True)
-    return 0
+def _memory(
+    chosen: argparse.Namespace, planned: list[Setting], selection: Selection
+) -> dict[memory.Key, int]:
+    """Peak memory on a CPU, in float32; without it if the measurement fails, saying so."""
+    if chosen.device != "cpu" or not chosen.memory:
+        return {}
+    try:
+        wanted = [setting for setting in planned if setting.dtype == "fp32"]
+        return memory.measure(wanted, selection.passes or list(PASSES))
+    except Exception as problem:
+        print(f"peak memory is unknown: {failure(problem)['reason']}", file=sys.stderr)
+        return {}
 
 
-def _line(cell: dict) -> str:
+def _attach(cells: list[Cell], measured: dict[memory.Key, int]) -> None:
+    shape = Case.__dataclass_fields__
+    for cell in cells:
+        case = Case(**{name: cell[name] for name in shape})
+        key = (case, cell["dtype"], cell["layout"], cell["candidate"], cell["pass"])
+        if cell["status"] == "ok" and key in measured:
+            cell["beyond_bytes"] = measured[key]
+
+
+def _skipped(setting: Setting, selection: Selection) -> Iterator[Cell]:
+    for name in setting.candidates:
+        for which in selection.passes_of(name, setting.case):
+            why = {"status": "skipped", "reason": "out of time, see --minutes"}
+            yield {**describe(setting), "pass": which, "candidate": name, **why}
+
+
+def _show(setting: Setting, cells: list[Cell]) -> None:
+    print(setting)
+    for cell in cells:
+        print("   ", _line(cell), flush=True)
+
+
+def _line(cell: Cell) -> str:
     head = f"{cell['candidate']:10} {cell['pass']:8}"
     if cell["status"] != "ok":
-        return f"{head} {cell['status']} {cell.get('reason') or cell['relative_error']}"
+        error = cell.get("relative_error")
+        return f"{head} {cell['status']}: {cell.get('reason') or f'error {error:.1e}'}"
     ratios = "  ".join(f"/{name} {value:.2f}" for name, value in cell["ratios"].items())
+    memory_mb = cell.get("beyond_bytes")
+    more = "" if memory_mb is None else f"  +{memory_mb / 1e6:.1f} MB"
     return (
         f"{head} {cell['p50']:9.3f} ms ({cell['p20']:.3f}–{cell['p80']:.3f}, {cell['rounds']}) "
-        f"{cell['gbps']:6.1f} GB/s  {ratios}"
+        f"{cell['gbps']:7.1f} GB/s  {ratios}{more}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Timing on a CPU: candidates take turns, so that a disturbance meets all of them."""
+"""Candidates race in turns, so that a disturbance meets all of them; the clock of a CPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.programs import Program
+from dynfilters.diagnostics import measure_latency
+
 MAX_ROUNDS = 1000
-Times = dict[str, np.ndarray]  # candidate → milliseconds of every round, NaN where it sat out
 
 
 def race(
@@ -24,17 +27,17 @@ def race(
     the others' time sits out all rounds but every 2nd, 4th, 8th, …
 
     Args:
-        runs: name → function that runs once and returns its times in seconds.
+        runs: name → function that runs once and returns its times in seconds. It has been run
+            before.
         min_rounds: that even the slowest takes part in.
 
     Returns:
         name → (rounds, times per run) milliseconds, NaN where it sat out.
     """
     with _without_collection():
-        once = {name: _seconds(run) for name, run in runs.items()}
-        strides, rounds = _plan(once, seconds, min_rounds)
-        width = {name: len(run()) for name, run in runs.items()}
-        times = {name: np.full((rounds, width[name]), np.nan) for name in runs}
+        once = {name: run() for name, run in runs.items()}
+        strides, rounds = _plan({n: max(*t, 1e-9) for n, t in once.items()}, seconds, min_rounds)
+        times = {name: np.full((rounds, len(once[name])), np.nan) for name in runs}
         order = list(runs)
         for i in range(rounds):
             random.shuffle(order)
@@ -54,40 +57,45 @@ def _plan(once: Mapping[str, float], seconds: float, min_rounds: int) -> tuple[d
     return strides, rounds
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    """Of the second of two runs."""
-    run()
-    start = time.perf_counter()
-    run()
-    return max(time.perf_counter() - start, 1e-9)
+class CpuTimer:
+    """How `Bench` times programs on a CPU: run by run, operands as warm as the race leaves them.
 
+    Freeing the results is not timed.
+    """
 
-def forward_run(forward: Callable[[], object]) -> Callable[[], tuple[float]]:
-    def run() -> tuple[float]:
-        start = time.perf_counter()
-        y = forward()
-        end = time.perf_counter()
-        del y  # freeing it is not timed
-        return (end - start,)
+    def sets(self, bytes_moved: int) -> int:
+        """How many sets of operands a program needs."""
+        return 1
 
-    return run
+    def forward(self, program: Program) -> Callable[[], tuple[float, ...]]:
+        """A run that returns (forward,) in seconds."""
 
+        def run() -> tuple[float]:
+            start = time.perf_counter()
+            y = program.forward()
+            end = time.perf_counter()
+            del y
+            return (end - start,)
 
-def training_run(
-    forward: Callable[[], torch.Tensor], backward: Callable[[torch.Tensor], object]
-) -> Callable[[], tuple[float, float]]:
-    """Times of backward, and of forward and backward together."""
+        return run
 
-    def run() -> tuple[float, float]:
-        start = time.perf_counter()
-        y = forward()
-        middle = time.perf_counter()
-        grads = backward(y)
-        end = time.perf_counter()
-        del y, grads
-        return end - middle, end - start
+    def training(self, program: Program) -> Callable[[], tuple[float, ...]]:
+        """A run that returns (backward, both), forward with what autograd does then."""
 
-    return run
+        def run() -> tuple[float, float]:
+            start = time.perf_counter()
+            y = program.forward_train()
+            middle = time.perf_counter()
+            grads = program.backward(y)
+            end = time.perf_counter()
+            del y, grads
+            return end - middle, end - start
+
+        return run
+
+    def extras(self, program: Program, which: str) -> dict[str, Any]:
+        """Nothing: memory is measured by a child (`benchmarks.memory`)."""
+        return {}
 
 
 def percentiles(times: np.ndarray) -> dict[str, float]:
@@ -103,8 +111,6 @@ def ratio(times: np.ndarray, others: np.ndarray) -> float:
 
 def copy_gbps(device: str, megabytes: int = 256) -> float:
     """10⁹ bytes per second, read and written, of a copy too large for a cache."""
-    from dynfilters.diagnostics import measure_latency
-
     source = torch.ones(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
     latency = measure_latency(

@@ -13,7 +13,7 @@ from benchmarks.cases import Case
 from benchmarks.programs import Program
 from dynfilters.ops import reference
 
-# Greatest error, in units of the greatest true value, of results that differ by rounding only.
+# Greatest `relative_error` of results that differ by rounding only.
 TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 3e-2}
 
 SAMPLE = (slice(-1, None),)  # what happens in one sample does not depend on the others
@@ -21,29 +21,25 @@ CORNER = (slice(8),)
 Expected = list[tuple[tuple[slice, ...], Tensor] | None]  # (part, its value) of y and gradients
 
 
-def verify(program: Program, dtype: str, cache: dict) -> tuple[float, float]:
-    """(error, tolerance) of y and, unless it has none, all gradients that are checked.
+def verify(program: Program, backward: bool, cache: dict) -> float:
+    """The greatest `relative_error` of y and, if asked for, of the gradients that are checked.
 
     Args:
         cache: holds what was expected, for candidates with the same truth on the same values.
     """
     y = program.forward()
-    results = [y]
-    if program.candidate.differentiable:
-        results.append(program.forward_train())
-        results += program.backward(results[1])
+    results = [y, *program.train()] if backward else [y]
     grad = program.grad(y)
     key = program.candidate.truth
     if key not in cache:
         cache[key] = TRUTHS[key](program.case, program.leaves[0], grad, program.fn)
     first, *gradients = cache[key]
-    expected = [first, first, *gradients] if len(results) > 1 else [first]
-    errors = [
+    expected = [first, first, *gradients] if backward else [first]
+    return max(
         relative_error(got[part[0]], part[1])
         for got, part in zip(results, expected, strict=True)
         if part is not None
-    ]
-    return max(errors), TOLERANCES[dtype]
+    )
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:

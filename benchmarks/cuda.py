@@ -1,0 +1,142 @@
+"""Timing and memory on a GPU: replayed graphs between events, on data that is not in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.programs import Program
+from dynfilters.diagnostics import measure_latency, measure_memory
+
+WARMUPS = 3
+MAX_SETS = 64
+SMALL = 28  # up to this grid the cache may hold everything, and a warm figure says something
+
+
+class CudaTimer:
+    """How `Bench` times programs on a GPU.
+
+    A run replays a graph of several computations, each on a set of operands of its own and with
+    results of its own. Together they are twice as large as the L2 cache, so that none finds its
+    operands there. The time is that of the graph divided by the number of computations.
+    """
+
+    def sets(self, bytes_moved: int) -> int:
+        """How many sets of operands it takes."""
+        cache = torch.cuda.get_device_properties(0).L2_cache_size
+        return max(1, min(MAX_SETS, -(-2 * cache // bytes_moved)))
+
+    def forward(self, program: Program) -> Callable[[], tuple[float, ...]]:
+        """A run that returns (forward,) in seconds."""
+        replay = Replay(program.forward, program.sets)
+        return lambda: (replay(),)
+
+    def training(self, program: Program) -> Callable[[], tuple[float, ...]]:
+        """A run that returns (backward, both): backward is both without forward."""
+        forward = Replay(program.forward, program.sets)
+        both = Replay(program.train, program.sets)
+
+        def run() -> tuple[float, float]:
+            alone, together = forward(), both()
+            return together - alone, together
+
+        return run
+
+    def extras(self, program: Program, which: str) -> dict[str, Any]:
+        """Peak memory, the time without a graph, and on small grids that with a warm cache."""
+        if which == "backward":
+            return {}
+        run = program.forward if which == "forward" else program.train
+        memory = measure_memory(run)
+        results = program.result_bytes(which)
+        eager = measure_latency(lambda: _first(run()), min_run_time=0.05)
+        found = {
+            "eager_p50": eager.p50,
+            "beyond_bytes": (memory.peak_bytes or 0) - results,
+            "peak_in_x": (memory.peak_bytes or 0) / program.x_bytes,
+        }
+        if program.case.grid <= SMALL:
+            warm = Replay(run, 1, repeats=20)
+            found["warm_p50"] = 1e3 * float(np.median([warm() for _ in range(20)]))
+        return found
+
+
+class Replay:
+    """A captured graph of `repeats` calls `fn(i)`, i going round the sets.
+
+    Calling it replays the graph and returns seconds per call of `fn`.
+    """
+
+    def __init__(self, fn: Callable[[int], object], sets: int, repeats: int | None = None) -> None:
+        self.repeats = repeats or sets
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for i in range(max(WARMUPS, sets)):
+                fn(i % sets)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=stream):
+            # Bound, so that each call writes to memory of its own.
+            self.results = [fn(i % sets) for i in range(self.repeats)]
+        for _ in range(WARMUPS):
+            self()
+
+    def __call__(self) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        self.graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / self.repeats
+
+
+def launch_floor() -> float:
+    """Microseconds that each further dependent kernel of a graph takes, however small."""
+    x = torch.zeros(1, device="cuda")
+    counts = (1, 2, 4, 8, 16)
+    times = []
+    for count in counts:
+        replay = Replay(lambda _: x.add_(1), 1, repeats=count)
+        times.append(np.median([replay() * count for _ in range(50)]))
+    return 1e6 * float(np.polyfit(counts, times, 1)[0])
+
+
+def matmul_tflops(size: int = 8192) -> dict[str, float]:
+    """10¹² operations per second of a square matrix product, by type."""
+    rates = {}
+    for name in ("fp32", "tf32", "bf16"):
+        dtype = torch.bfloat16 if name == "bf16" else torch.float32
+        with precision(name):
+            a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
+            latency = measure_latency(lambda a=a, b=b: a @ b, min_run_time=0.05)
+        rates[name] = 2 * size**3 / latency.p50 / 1e9
+    return rates
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """TF32 for convolutions and matrix products if that is `dtype`, else not."""
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch would rather have other names
+        before = [switch.allow_tf32 for switch in switches]
+        for switch in switches:
+            switch.allow_tf32 = dtype == "tf32"
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for switch, value in zip(switches, before, strict=True):
+                switch.allow_tf32 = value
+
+
+def _first(result: object) -> torch.Tensor:
+    return result[0] if isinstance(result, tuple) else result

@@ -1,15 +1,29 @@
 // Which kernel runs forward.
 #pragma once
 #include "../dispatch.h"
+#include "direct_forward.cuh"
 #include "generic_launch.cuh"
 
 namespace dynfilters::cuda {
 
+template <class T, class Op>
+void forward_for(const Problem& p, const Operands& o, Stream stream) {
+  bool done = false;
+  if constexpr (sizeof(T) <= 4)
+    if (is_small(p))
+      with_kernel(p, [&](auto kernel) {
+        constexpr int k = decltype(kernel)::kw;
+        if constexpr (k) forward_direct<T, Op, k>(p, o, stream), done = true;
+      });
+  if (!done) forward_generic<T, Op>(p, o, stream);
+}
+
 inline void forward_on(const Problem& p, Storage storage, const Operands& o, Stream stream) {
   if (!p.batch) return;
   with_storage(storage, [&](auto type) {
-    using T = typename decltype(type)::type;
-    with_combine(p.combine, [&](auto op) { forward_generic<T, decltype(op)>(p, o, stream); });
+    with_combine(p.combine, [&](auto op) {
+      forward_for<typename decltype(type)::type, decltype(op)>(p, o, stream);
+    });
   });
 }
 

@@ -68,6 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad, Tensor x, Optional
                                                  std::string combine, bool want_x, bool want_spatial,
                                                  bool want_channel) {
   Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+  check_gradient(p, grad, x);
   set_output_strides(p, grad);
   const OnDeviceOf device(x);
   const auto storage = storage_of<kernels::Storage>(x);

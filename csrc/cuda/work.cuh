@@ -1,0 +1,81 @@
+// How a call is cut into blocks of threads by the kernels that keep taps in registers.
+//
+// A block has `lanes` threads for a tile of positions of the plane, times `slices`: slice z takes
+// channels z, z + slices, … of the block's `range` of channels in a group. The cut depends on the
+// problem alone, so that sums have one order whatever the device.
+#pragma once
+#include <algorithm>
+
+#include "../filter2d.h"
+#include "memory.cuh"
+
+namespace dynfilters::cuda {
+
+struct Work {
+  int lanes, slices, tiles;  // tiles: of a plane
+  int range, splits;         // channels of a block, blocks that share the channels of a group
+  int tile_rows, tile_columns, tiles_across;  // of the staged kernels: in pixels, tiles in a row
+
+  int threads() const { return (lanes * slices + 31) / 32 * 32; }
+  int64_t blocks(const Problem& p) const { return p.batch * p.groups * splits * tiles; }
+};
+
+constexpr int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
+
+// range channels a block at most, few enough for `wanted` threads on the device.
+inline void split_channels(Work& work, const Problem& p, int64_t wanted, int most, int least_each) {
+  const int64_t channels = p.group_channels();
+  const int64_t threads = p.batch * p.groups * work.tiles * work.lanes * work.slices;
+  int64_t splits = std::max<int64_t>(ceil_div(wanted, std::max<int64_t>(threads, 1)), ceil_div(channels, most));
+  const int64_t useful = ceil_div(channels, int64_t(work.slices) * least_each);
+  splits = std::max<int64_t>(std::min(splits, useful), ceil_div(channels, most));
+  work.range = ceil_div(channels, splits);
+  work.splits = ceil_div(channels, work.range);
+}
+
+// A block's place in that cut.
+struct Block {
+  int tile, split;
+  int64_t g, b;
+  int64_t first;  // of its channels
+  int channels;   // how many
+
+  __device__ __forceinline__ Block(const Work& work, const Problem& p) {
+    const int group_channels = int(p.channels / p.groups);
+    unsigned i = blockIdx.x;
+    tile = int(i % work.tiles), i /= work.tiles;
+    split = int(i % work.splits), i /= work.splits;
+    g = i % unsigned(p.groups), b = i / unsigned(p.groups);
+    first = g * group_channels + split * work.range;
+    const int left = group_channels - split * work.range;
+    channels = left < work.range ? left : work.range;
+  }
+};
+
+// Shared memory holds the taps of a channel in rows of whole 16-byte words.
+__host__ __device__ constexpr int padded(int taps) { return (taps + 3) / 4 * 4; }
+
+// The block's channel taps, to shared memory: [channel][phase][padded tap].
+template <int Taps, class T>
+__device__ __forceinline__ void stage_channel_taps(const Problem& p, const Block& block, const T* channel, float* to) {
+  const int phases = int(p.phases), each = phases * Taps;
+  channel += block.b * p.cs[0] + block.first * p.cs[1];
+  for (int i = threadIdx.x; i < block.channels * each; i += blockDim.x) {
+    const int c = i / each, k = i % each / phases, phase = i % phases;
+    to[(c * phases + phase) * padded(Taps) + k] = read(channel + c * p.cs[1] + k * p.cs[2] + phase * p.cs[3]);
+  }
+}
+
+template <int Taps>
+__device__ __forceinline__ void read_taps(const float* from, float (&taps)[Taps]) {
+#pragma unroll
+  for (int i = 0; i < padded(Taps); i += 4) {
+    float four[4];
+    read_shared(from + i, four);
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (i + j < Taps) taps[i + j] = four[j];
+  }
+}
+
+}  // namespace dynfilters::cuda

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "filter2d.h"
 
 namespace dynfilters {
@@ -49,6 +50,7 @@ inline Tensor empty_as(const Tensor& x, const Sizes& sizes, bool channels_last) 
 inline Problem problem_of(const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel,
                           const Sizes& kernel_size, int64_t stride, int64_t dilation, int64_t scale,
                           const std::string& combine) {
+  check_operands(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
   Problem p{};
   p.batch = x.size(0), p.channels = x.size(1), p.height = x.size(2), p.width = x.size(3);
   p.kh = kernel_size[0], p.kw = kernel_size[1], p.stride = stride, p.dilation = dilation, p.scale = scale;

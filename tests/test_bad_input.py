@@ -290,7 +290,61 @@ def test_an_empty_activation_name_is_no_default(name: str) -> None:
         dynfilters.create_filter(name, 16, activation="")
 
 
-def test_the_raw_op_refuses_even_kernels() -> None:
-    x, channel = torch.randn(1, 2, 5, 5), torch.randn(1, 2, 8)
-    with pytest.raises(ValueError, match="kernel_size: expected odd"):
-        torch.ops.dynfilters.filter2d(x, None, channel, [2, 4])
+SOUND = {
+    "x": (2, 4, 5, 6),
+    "spatial": (2, 2, 9, 5, 6),
+    "channel": (2, 4, 9),
+    "kernel_size": (3, 3),
+    "stride": 1,
+    "dilation": 1,
+    "scale": 1,
+    "combine": "mul",
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"kernel_size": (2, 4)}, "kernel_size"),
+        ({"kernel_size": (5, 5)}, "spatial"),
+        ({"x": (2, 4, 5)}, "x"),
+        ({"x": (2, 4, 0, 6)}, "x"),
+        ({"x": (2, 5, 5, 6)}, "spatial"),
+        ({"x": (3, 4, 5, 6)}, "spatial"),
+        ({"spatial": (2, 3, 9, 5, 6)}, "spatial"),
+        ({"spatial": (2, 2, 9, 5, 5)}, "spatial"),
+        ({"spatial": (2, 9, 5, 6)}, "spatial"),
+        ({"channel": (2, 4, 8)}, "channel"),
+        ({"channel": (1, 4, 9)}, "channel"),
+        ({"channel": (2, 4, 9, 2)}, "channel"),
+        ({"spatial": None, "channel": None}, "spatial and channel"),
+        ({"stride": 0}, "stride"),
+        ({"dilation": -1}, "dilation"),
+        ({"stride": 2, "scale": 2}, "stride and scale"),
+        ({"combine": "sub"}, "combine"),
+    ],
+    ids=str,
+)
+def test_the_raw_op_refuses_what_does_not_fit(wrong: dict, named: str) -> None:
+    """By name, on either backend: the native kernels would read outside the tensors."""
+    x, spatial, channel, *geometry = {**SOUND, **wrong}.values()
+    tensors = [None if shape is None else torch.zeros(shape) for shape in (x, spatial, channel)]
+    with pytest.raises((ValueError, RuntimeError), match=f"{named}.*: "):
+        torch.ops.dynfilters.filter2d(*tensors, *geometry)
+
+
+@pytest.mark.parametrize("name", ["spatial", "channel", "grad"])
+def test_the_raw_ops_refuse_another_dtype(name: str) -> None:
+    tensors = {key: torch.zeros(SOUND[key]) for key in ("x", "spatial", "channel")}
+    tensors["grad"] = torch.zeros(SOUND["x"])
+    tensors[name] = tensors[name].double()
+    grad, geometry = tensors.pop("grad"), list(SOUND.values())[3:]
+    with pytest.raises((ValueError, RuntimeError), match=f"{name}: "):
+        torch.ops.dynfilters.filter2d_backward(grad, *tensors.values(), *geometry, *[True] * 3)
+
+
+def test_the_raw_gradient_refuses_another_grid() -> None:
+    x, spatial, channel, *geometry = SOUND.values()
+    tensors = [torch.zeros(shape) for shape in ((2, 4, 5, 5), x, spatial, channel)]
+    with pytest.raises((ValueError, RuntimeError), match="grad: "):
+        torch.ops.dynfilters.filter2d_backward(*tensors, *geometry, *[True] * 3)

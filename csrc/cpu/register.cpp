@@ -11,12 +11,15 @@
 #include <tuple>
 #include <vector>
 
+#include "../checks.h"
 #include "kernels.h"
 
 namespace {
 
 using dynfilters::Combine;
 using dynfilters::Problem;
+using dynfilters::check_gradient;
+using dynfilters::check_operands;
 using namespace dynfilters::cpu;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -57,6 +60,7 @@ struct Call {
 
 Call prepare(const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel, const Sizes& kernel_size,
              int64_t stride, int64_t dilation, int64_t scale, const std::string& combine) {
+  check_operands(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
   Call call;
   Problem& p = call.p;
   call.storage = storage_of(x);
@@ -120,6 +124,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalT
                                                 std::string combine, bool want_x, bool want_spatial, bool want_channel) {
   Call call = prepare(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
   Problem& p = call.p;
+  check_gradient(p, grad, x);
   // In place only where vectors can run along the channels of both.
   call.pixels = call.pixels && grad.stride(1) == 1;
   set_output_strides(call, grad);

@@ -161,6 +161,15 @@ def _check_channel(x: Tensor, channel: Tensor, geometry: Geometry) -> None:
     check_like("channel", channel, "x", x)
 
 
+def _check_grad(grad: Tensor, x: Tensor, geometry: Geometry) -> None:
+    grid = [geometry.centres(size) * geometry.scale for size in x.shape[2:]]
+    if not same_shape(grad.shape, (*x.shape[:2], *grid)):
+        raise ValueError(
+            f"grad: expected the shape of y {(*x.shape[:2], *grid)}, got {tuple(grad.shape)}"
+        )
+    check_like("grad", grad, "x", x)
+
+
 def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
@@ -190,6 +199,7 @@ def _backward(
 ):
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
+    _check_grad(grad, x, geometry)
     if native.settle(x.device.type):
         return torch.ops.dynfilters.filter2d_backward(
             grad, x, spatial, channel, kernel_size, *_values(geometry), *output_mask

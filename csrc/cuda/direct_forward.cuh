@@ -25,9 +25,8 @@ __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
   }
   const int scale = int(p.scale), width = int(p.cols) * scale, height = int(p.rows) * scale;
   const int slice = int(threadIdx.x) / work.lanes, lane = int(threadIdx.x) % work.lanes;
-  const int position = block.tile * work.lanes + lane;
-  if (slice >= work.slices || position >= height * width) return;
-  const int oy = position / width, ox = position % width;
+  int oy, ox;
+  if (!work.locate(block.tile, lane, height, width, oy, ox) || slice >= work.slices) return;
   const int phase = p.phases > 1 ? oy % scale * scale + ox % scale : 0;
   const int step = int(p.dilation), stride = int(p.stride);
   const int top = oy / scale * stride - step * (K / 2), left = ox / scale * stride - step * (K / 2);
@@ -65,13 +64,6 @@ __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
   }
 }
 
-constexpr int kTapBytes = 24 * 1024;  // of shared memory for channel taps: eight blocks fit
-
-inline int most_channels(const Problem& p) {
-  const int64_t each = p.has_channel() ? p.phases * padded(int(p.taps())) * 4 : 0;
-  return each ? int(std::max<int64_t>(kTapBytes / each, 1)) : 1 << 20;
-}
-
 inline Work direct_forward_work(const Problem& p) {
   Work work{};
   const int64_t positions = p.rows * p.cols * p.scale * p.scale;
@@ -80,18 +72,6 @@ inline Work direct_forward_work(const Problem& p) {
   work.slices = int(std::min<int64_t>(kDirectThreads / work.lanes, p.group_channels()));
   split_channels(work, p, int64_t(1) << 18, most_channels(p), 2);
   return work;
-}
-
-// Offsets within a plane, and counts of blocks, that do not overflow 32 bits.
-inline bool is_small(const Problem& p) {
-  constexpr int64_t limit = int64_t(1) << 30;
-  const int64_t reach = p.dilation * p.kh + p.dilation * p.kw;
-  auto extent = [&](const int64_t* strides, int64_t rows, int64_t columns) {
-    return (rows + reach) * std::abs(strides[0]) + (columns + reach) * std::abs(strides[1]);
-  };
-  return p.dilation < 1 << 15 && p.stride < 1 << 15 && p.phases <= 64 && extent(p.xs + 2, p.height, p.width) < limit &&
-         extent(p.ys + 2, p.rows * p.scale, p.cols * p.scale) < limit && p.rows * p.cols * p.scale * p.scale < limit &&
-         p.channels < limit && p.batch * p.channels * (p.rows * p.cols * p.scale * p.scale / 32 + 1) < limit;
 }
 
 template <class T, class Op, int K>

@@ -3,18 +3,22 @@
 #include "../dispatch.h"
 #include "direct_forward.cuh"
 #include "generic_launch.cuh"
+#include "limits.cuh"
+#include "staged_forward.cuh"
 
 namespace dynfilters::cuda {
 
 template <class T, class Op>
 void forward_for(const Problem& p, const Operands& o, Stream stream) {
   bool done = false;
-  if constexpr (sizeof(T) <= 4)
+  if constexpr (sizeof(T) <= 4) {
+    if (is_small(p) && can_stage_forward<T>(p, o)) return forward_staged<T, Op>(p, o, stream);
     if (is_small(p))
       with_kernel(p, [&](auto kernel) {
         constexpr int k = decltype(kernel)::kw;
         if constexpr (k) forward_direct<T, Op, k>(p, o, stream), done = true;
       });
+  }
   if (!done) forward_generic<T, Op>(p, o, stream);
 }
 

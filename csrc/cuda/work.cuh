@@ -14,10 +14,24 @@ namespace dynfilters::cuda {
 struct Work {
   int lanes, slices, tiles;  // tiles: of a plane
   int range, splits;         // channels of a block, blocks that share the channels of a group
-  int tile_rows, tile_columns, tiles_across;  // of the staged kernels: in pixels, tiles in a row
+  // Where a tile is a rectangle: its size in pixels, and how many are side by side. Else zeros, and
+  // a tile is a run of pixels, one for each lane.
+  int tile_rows, tile_columns, tiles_across;
 
   int threads() const { return (lanes * slices + 31) / 32 * 32; }
   int64_t blocks(const Problem& p) const { return p.batch * p.groups * splits * tiles; }
+
+  // The row and column of a tile's pixel; whether there is one.
+  __device__ __forceinline__ bool locate(int tile, int pixel, int height, int width, int& y, int& x) const {
+    if (tile_columns) {
+      y = tile / tiles_across * tile_rows + pixel / tile_columns;
+      x = tile % tiles_across * tile_columns + pixel % tile_columns;
+      return pixel < tile_rows * tile_columns && y < height && x < width;
+    }
+    const int position = tile * lanes + pixel;
+    y = position / width, x = position % width;
+    return y < height;
+  }
 };
 
 constexpr int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
@@ -39,6 +53,7 @@ struct Block {
   int64_t g, b;
   int64_t first;  // of its channels
   int channels;   // how many
+  int64_t row;    // of the first one among those of all samples
 
   __device__ __forceinline__ Block(const Work& work, const Problem& p) {
     const int group_channels = int(p.channels / p.groups);
@@ -49,11 +64,19 @@ struct Block {
     first = g * group_channels + split * work.range;
     const int left = group_channels - split * work.range;
     channels = left < work.range ? left : work.range;
+    row = b * p.channels + first;
   }
 };
 
 // Shared memory holds the taps of a channel in rows of whole 16-byte words.
 __host__ __device__ constexpr int padded(int taps) { return (taps + 3) / 4 * 4; }
+
+constexpr int kTapBytes = 24 * 1024;  // of shared memory for channel taps: eight blocks fit
+
+inline int most_channels(const Problem& p) {
+  const int64_t each = p.has_channel() ? p.phases * padded(int(p.taps())) * 4 : 0;
+  return each ? int(std::max<int64_t>(kTapBytes / each, 1)) : 1 << 20;
+}
 
 // The block's channel taps, to shared memory: [channel][phase][padded tap].
 template <int Taps, class T>

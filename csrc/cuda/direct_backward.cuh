@@ -1,0 +1,122 @@
+// Backward in one pass for square kernels of 3, 5 and 7, stride 1, scale 1, any dilation and
+// strides. A thread owns the pixel q of x, and the taps that read it, S[k, q - k]: their products
+// with g[q - k] give grad x at q, and what q adds to grad spatial and grad channel.
+//
+// Accumulation: float32. grad x over taps in order; grad spatial over the channels of a slice in
+// order, then slices in order, then blocks in order (a second kernel); grad channel over the pixels
+// of a warp by a butterfly, then warps, then tiles in order (the same second kernel). The cut into
+// these depends on the problem alone: deterministic. Every element is written once.
+#pragma once
+#include "../combine.h"
+#include "generic_launch.cuh"
+#include "reduce.cuh"
+
+namespace dynfilters::cuda {
+
+__host__ __device__ constexpr int direct_backward_threads(int kernel) { return kernel == 3 ? 512 : 256; }
+
+template <class T, class Op, int K>
+__global__ void __launch_bounds__(direct_backward_threads(K), 1)
+    direct_backward(Problem p, Work work, Strides gx_strides, const T* x, const T* spatial, const T* channel,
+                    const T* grad, T* grad_x, TapTargets<T> to) {
+  constexpr int taps = K * K;
+  const Block block(work, p);
+  const int warps = work.lanes / 32 * work.slices;  // two rounds of their sums, then the taps
+  float* sums = shared_memory<float>();
+  float* channel_taps = sums + (2 * warps * taps + 3) / 4 * 4;
+  if constexpr (Op::kChannel) {
+    stage_channel_taps<taps>(p, block, channel, channel_taps);
+    sync_block();
+  }
+  const int height = int(p.height), width = int(p.width), step = int(p.dilation);
+  const int slice = int(threadIdx.x) / work.lanes, lane = int(threadIdx.x) % work.lanes;
+  int qy, qx;
+  const bool active = work.locate(block.tile, lane, height, width, qy, qx);
+  bool rows[K], columns[K];  // whether the window of output q - k exists
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    rows[k] = active && unsigned(qy - step * (k - K / 2)) < unsigned(height);
+    columns[k] = unsigned(qx - step * (k - K / 2)) < unsigned(width);
+  }
+  float s[taps], ds[taps] = {};
+  if constexpr (Op::kSpatial) {
+    spatial += block.b * p.ss[0] + block.g * p.ss[1];
+#pragma unroll
+    for (int k = 0; k < taps; ++k) {
+      const int oy = qy - step * (k / K - K / 2), ox = qx - step * (k % K - K / 2);
+      s[k] = rows[k / K] && columns[k % K] ? read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]) : 0.f;
+    }
+  }
+  const int64_t c0 = block.first + slice;
+  const int column_step = -int(p.ys[3]) * step, row_step = -int(p.ys[2]) * step - (K - 1) * column_step;
+  grad += block.b * p.ys[0] + c0 * p.ys[1] + (qy + step * (K / 2)) * p.ys[2] + (qx + step * (K / 2)) * p.ys[3];
+  x += block.b * p.xs[0] + c0 * p.xs[1] + qy * p.xs[2] + qx * p.xs[3];
+  const bool needs_x = to.spatial.result || to.channel.result;
+  if (grad_x)
+    grad_x += block.b * gx_strides.at[0] + c0 * gx_strides.at[1] + qy * gx_strides.at[2] + qx * gx_strides.at[3];
+  const int rounds = (block.channels + work.slices - 1) / work.slices;
+  for (int round = 0; round < rounds; ++round) {
+    const int c = round * work.slices + slice;
+    const bool here = active && c < block.channels;
+    const float centre = here && needs_x ? read(x) : 0.f;
+    float total = 0, four[4] = {}, dc[taps];
+    const T* over = grad;
+#pragma unroll
+    for (int k = 0; k < taps; ++k) {
+      if (Op::kChannel && k % 4 == 0 && c < block.channels) read_shared(channel_taps + c * padded(taps) + k, four);
+      const float sk = Op::kSpatial ? s[k] : 0.f;
+      const float g = here && rows[k / K] && columns[k % K] ? read(over) : 0.f;
+      over += k % K < K - 1 ? column_step : row_step;
+      total += Op::tap(sk, four[k % 4]) * g;
+      if constexpr (Op::kSpatial) ds[k] += Op::d_spatial(centre * g, four[k % 4]);
+      if constexpr (Op::kChannel) dc[k] = Op::d_channel(centre * g, sk);
+    }
+    if (grad_x && here) *grad_x = narrow<T>(total);
+    if (Op::kChannel && to.channel.result) {
+      float* round_sums = sums + round % 2 * warps * taps;
+      store_warp_sums<taps>(dc, round_sums + int(threadIdx.x) / 32 * taps);
+      sync_block();
+      put_channel<taps>(to.channel, work, block, round, round_sums);
+    }
+    grad += work.slices * p.ys[1], x += work.slices * p.xs[1];
+    if (grad_x) grad_x += work.slices * gx_strides.at[1];
+  }
+  if constexpr (Op::kSpatial)
+    if (to.spatial.result)
+#pragma unroll
+      for (int ky = 0; ky < K; ++ky) {
+        sync_block();
+#pragma unroll
+        for (int kx = 0; kx < K; ++kx) sums[(slice * K + kx) * work.lanes + lane] = ds[ky * K + kx];
+        sync_block();
+        put_spatial_row<K>(to.spatial, p, work, block, ky, work.lanes, sums);
+      }
+}
+
+// Channels that a block's slices take in turns, and threads enough for the device.
+inline Work direct_backward_work(const Problem& p) {
+  Work work{};
+  const int64_t positions = p.height * p.width;
+  const int most = direct_backward_threads(int(p.kh));
+  work.tiles = ceil_div(positions, 256);
+  work.lanes = ceil_div(ceil_div(positions, work.tiles), 32) * 32;
+  work.slices = int(std::min<int64_t>(most / work.lanes, p.group_channels()));
+  split_channels(work, p, int64_t(1) << 17, most_channels(p), 4);
+  return work;
+}
+
+template <class T, class Op, int K>
+void backward_direct(const Problem& p, const Operands& operands, Stream stream) {
+  const Typed<T> o(operands);
+  const Work work = direct_backward_work(p);
+  const TapTargets<T> to = tap_targets<T>(p, operands, work.splits, work.tiles);
+  const int sums = (2 * work.threads() / 32 * K * K + 3) / 4 * 4;
+  const int taps = Op::kChannel ? work.range * padded(K * K) : 0;
+  const int slices = Op::kSpatial ? work.slices * K * work.lanes : 0;
+  launch(direct_backward<T, Op, K>, dim3(unsigned(work.blocks(p))), dim3(work.threads()),
+         std::max(sums + taps, slices) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial, o.channel,
+         o.grad, o.grad_x, to);
+  sum_all_partials(to, work.splits, work.tiles, stream);
+}
+
+}  // namespace dynfilters::cuda

@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation test lint format readme clean
+.PHONY: help ablation bench gpu test lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -21,6 +21,13 @@ BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py t
 test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 	DYNFILTERS_BACKEND=reference OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BOTH)
+
+bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
+	$(PY) -m benchmarks.run
+
+gpu:  ## On a GPU, with the python3 that is there: build, GPU tests, benchmark; results into OUT=DIR
+	@test -n "$(OUT)" || { echo "say where the results go: make gpu OUT=DIR" >&2; exit 2; }
+	$(PYTHON) -m benchmarks.stages "$(OUT)"
 
 lint: $(VENV)/dev  ## Lint, format check, and every configuration composed
 	$(PY) -m ruff check .

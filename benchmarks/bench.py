@@ -48,6 +48,8 @@ class Bench:
                     if cell["status"] == "ok":
                         cell |= self._figures(programs[name], which, times[which])
                     cells.append(cell)
+        del programs
+        torch.cuda.empty_cache()  # for the next setting's shapes; nothing without a GPU
         return cells
 
     def _prepare(self, setting: Setting) -> tuple[dict[str, Program], dict[str, Cell]]:

@@ -17,47 +17,49 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.cases import Case, Operands
-from benchmarks.plan import Setting
+from benchmarks.plan import Selection, Setting
 from benchmarks.programs import Program
 
 RESET = Path("/proc/self/clear_refs")
-RUNS = 3
-TIMEOUT = 120  # seconds
+RUNS = 2
+SECONDS = 60.0  # then the child tells what it has
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-# What takes long to compile, or so much memory that the method does not matter.
-LEFT_OUT = ("compile", "reference")
+TARGETED = ("op",)  # measured first
+ALWAYS = (*TARGETED, "module", "dwconv", "bilinear", "per_sample")
+SMALL = 28  # above this grid the others take too long
 
 Key = tuple[Case, str, str, str, str]  # case, type, layout, candidate, pass
 
 
-def measure(settings: list[Setting], passes: list[str]) -> dict[Key, int]:
-    """Bytes beyond operands and results; empty where the system does not tell.
+def measure(
+    settings: list[Setting], selection: Selection, seconds: float = SECONDS
+) -> dict[Key, int]:
+    """Bytes beyond operands and results of the passes that `selection` times.
 
-    A child measures all, with as many threads as this process uses.
+    A child measures, with as many threads as this process uses, until all is done or the time
+    is up. Nothing where the system does not tell.
     """
-    if not RESET.exists() or not settings:
+    if not RESET.exists():
         return {}
-    order = {
-        "threads": torch.get_num_threads(),
-        "passes": [p for p in passes if p != "backward"],
-        "settings": [{**asdict(s), "candidates": _kept(s)} for s in settings],
-    }
+    tasks = [task for s in settings for task in _tasks(s, selection)]
+    tasks.sort(key=lambda task: task["candidate"] not in TARGETED)
+    order = {"threads": torch.get_num_threads(), "seconds": seconds, "tasks": tasks}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory"],
         input=json.dumps(order),
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=4 * seconds + 60,
         env=environment | MALLOC,
         check=False,
     )
@@ -67,13 +69,12 @@ def measure(settings: list[Setting], passes: list[str]) -> dict[Key, int]:
     return {(Case(**row["case"]), *row["key"]): row["bytes"] for row in rows}
 
 
-def _kept(setting: Setting) -> list[str]:
-    large = setting.case.grid > 56
-    return [
-        name
-        for name in setting.candidates
-        if name not in LEFT_OUT and not (large and name in ("unfold", "conv"))
-    ]
+def _tasks(setting: Setting, selection: Selection) -> Iterator[dict[str, Any]]:
+    for name in setting.candidates:
+        small = setting.case.grid <= SMALL and name not in ("compile", "reference")
+        if name in ALWAYS or small:
+            passes = [p for p in selection.passes_of(name, setting.case) if p != "backward"]
+            yield asdict(setting) | {"candidate": name, "passes": passes}
 
 
 def beyond(run: Callable[[], object], result_bytes: int) -> int:
@@ -88,7 +89,7 @@ def beyond(run: Callable[[], object], result_bytes: int) -> int:
         result = run()
         growth.append(_status("VmHWM") - before - result_bytes)
         del result
-    return max(0, int(median(growth)))
+    return max(0, min(growth))  # whatever else happens in the process only adds
 
 
 def _status(field: str) -> int:
@@ -106,27 +107,27 @@ def _trim() -> None:
         trim(0)
 
 
-def _measure_setting(setting: dict[str, Any], passes: list[str]) -> list[dict[str, Any]]:
-    case = Case(**setting["case"])
-    operands = [Operands(case, setting["dtype"], setting["layout"], "cpu")]
-    rows = []
-    for name in setting["candidates"]:
-        program = Program(name, case, operands)
-        program.grad(program.forward())
-        for which in passes:
-            if which == "both" and not program.candidate.differentiable:
-                continue
-            run = program.forward if which == "forward" else program.train
-            found = beyond(run, program.result_bytes(which))
-            key = [setting["dtype"], setting["layout"], name, which]
-            rows.append({"case": setting["case"], "key": key, "bytes": found})
-    return rows
+def _measure(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each pass."""
+    case = Case(**task["case"])
+    operands = Operands(case, task["dtype"], task["layout"], "cpu")
+    program = Program(task["candidate"], case, [operands])
+    program.grad(program.forward())
+    for which in task["passes"]:
+        run = program.forward if which == "forward" else program.train
+        key = [task["dtype"], task["layout"], task["candidate"], which]
+        found = beyond(run, program.result_bytes(which))
+        yield {"case": task["case"], "key": key, "bytes": found}
 
 
 def main() -> None:
     order = json.load(sys.stdin)
     torch.set_num_threads(order["threads"])
-    rows = [row for s in order["settings"] for row in _measure_setting(s, order["passes"])]
+    deadline = time.monotonic() + order["seconds"]
+    rows: list[dict[str, Any]] = []
+    for task in order["tasks"]:
+        if time.monotonic() < deadline:
+            rows += _measure(task)
     print(json.dumps(rows))
 
 

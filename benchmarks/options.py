@@ -21,6 +21,8 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device: cuda was asked for, but torch {torch.__version__} has no device")
+    if options.device == "cpu" and "tf32" in (options.dtype or ()):
+        parser.error("--dtype: tf32 is a type of GPUs")
     if options.quick:
         _make_quick(options)
     if not cases(options):

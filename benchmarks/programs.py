@@ -37,6 +37,11 @@ class Program:
         return len(self.leaves)
 
     @property
+    def y_shape(self) -> tuple[int, ...]:
+        fine = self.case.grid * self.case.scale
+        return self.case.batch, self.case.channels, fine, fine
+
+    @property
     def x_bytes(self) -> int:
         return _bytes(self.leaves[0][0])
 

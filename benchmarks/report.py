@@ -45,6 +45,12 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(results: Mapping[str, Any]) -> str:
+    """The targets, and what they were measured with, for README.md."""
+    device = results["machine"]["device"]
+    return f"**{device}**\n\n{target_table(results)}\n\n{facts(results)}"
+
+
 def facts(results: Mapping[str, Any]) -> str:
     """One line of what it was measured with."""
     machine = results["machine"]

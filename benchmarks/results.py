@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.facts import file_name
-from benchmarks.report import render
-from experiments.files import write_atomically, write_json
+from benchmarks.report import render, summary
+from experiments.files import read_json, write_atomically, write_json
 
 SCHEMA_VERSION = 1
 DIRECTORY = Path(__file__).resolve().parent / "results"
@@ -35,7 +35,12 @@ def write(results: Mapping[str, Any], directory: Path) -> tuple[Path, Path]:
     return json_file, markdown
 
 
-def newest(prefix: str) -> Path | None:
-    """The newest committed JSON file whose name starts so, as that of the device does."""
-    files = DIRECTORY.glob(f"{prefix}*.json")
-    return max(files, key=lambda file: file.stem[-len("YYYY-MM-DD") :], default=None)
+def readme_section() -> str:
+    """The newest results of a CPU and of a GPU among those that are kept, as Markdown."""
+    found = []
+    for device in ("cpu", "cuda"):
+        files = DIRECTORY.glob(f"{device}*.json")
+        newest = max(files, key=lambda file: file.stem[-len("YYYY-MM-DD") :], default=None)
+        if newest is not None:
+            found.append(summary(read_json(newest)))
+    return "\n\n".join(found) or "Nothing has been measured yet."

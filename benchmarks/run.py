@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import cuda, facts, memory, options, results
 from benchmarks.bench import Bench, Cell, describe, failure
-from benchmarks.cases import PASSES, Case
+from benchmarks.cases import Case
 from benchmarks.plan import Selection, Setting, settings
 from benchmarks.report import paper_table, target_table
 from benchmarks.targets import judge
@@ -34,6 +34,7 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(10**11),
     "MALLOC_TOP_PAD_": str(512 << 20),
 }
+LATE = {"status": "skipped", "reason": "out of time, see --minutes"}
 
 
 def main(arguments: list[str]) -> int:
@@ -42,13 +43,15 @@ def main(arguments: list[str]) -> int:
         _start_over_with_malloc(arguments)
     if chosen.output is not None:
         check_writable(chosen.output)
-    found = run(chosen)
+    files = ()
+    for found in run(chosen):
+        if chosen.output is not None:  # all along, so that a run that is stopped leaves something
+            files = results.write(found, chosen.output)
     print(f"\n{target_table(found)}\n")
     for layout in dict.fromkeys(cell["layout"] for cell in found["cells"]):
         if table := paper_table(found["cells"], "fp32", layout):
             print(f"Table A, fp32, {layout}\n{table}\n")
-    if chosen.output is not None:
-        print(*results.write(found, chosen.output), sep="\n")
+    print(*files, sep="\n")
     return int(any(cell["status"] in results.BAD for cell in found["cells"]))
 
 
@@ -59,39 +62,50 @@ def _start_over_with_malloc(arguments: list[str]) -> None:
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.run", *arguments])
 
 
-def run(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The results of what was chosen, in the form that `benchmarks.results` describes."""
+def run(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is known after each setting, in the form that `benchmarks.results` describes."""
     start = time.monotonic()
     torch.set_num_threads(chosen.threads)
     selection = options.selection(chosen)
-    found: dict[str, Any] = {
-        "schema_version": results.SCHEMA_VERSION,
-        "machine": facts.machine(chosen.device),
-        "options": {name: str(value) for name, value in vars(chosen).items()},
-        "copy_gbps": copy_gbps(chosen.device),
-    }
-    if chosen.device == "cuda":
-        found |= {
-            "launch_floor_us": cuda.launch_floor(),
-            "matmul_tflops": cuda.matmul_tflops(),
-        }
-    bench = Bench(selection, chosen.seconds, chosen.min_rounds, found["copy_gbps"])
+    common = _measure_machine(chosen.device)
+    bench = Bench(selection, chosen.seconds, chosen.min_rounds, common["copy_gbps"])
     planned = settings(options.cases(chosen), selection)
     measured = _memory(chosen, planned, selection)
     cells: list[Cell] = []
     for setting in planned:
         late = time.monotonic() - start > 60 * chosen.minutes
-        fresh = list(_skipped(setting, selection)) if late else bench.run(setting)
+        fresh = _without_figures(setting, selection, LATE) if late else _run(bench, setting)
         _attach(fresh, measured)
         _show(setting, fresh)
         cells += fresh
-    return {
-        **found,
-        "machine": found["machine"] | facts.after(chosen.device),
-        "seconds": round(time.monotonic() - start, 1),
-        "targets": judge(chosen.device, cells, chosen.threads),
-        "cells": cells,
+        yield {
+            **common,
+            "machine": common["machine"] | facts.after(chosen.device),
+            "options": {name: str(value) for name, value in vars(chosen).items()},
+            "seconds": round(time.monotonic() - start, 1),
+            "targets": judge(chosen.device, cells, chosen.threads),
+            "cells": cells,
+        }
+
+
+def _measure_machine(device: str) -> dict[str, Any]:
+    found = {
+        "schema_version": results.SCHEMA_VERSION,
+        "machine": facts.machine(device),
+        # Far more than a cache holds.
+        "copy_gbps": copy_gbps(device, 128 if device == "cpu" else 2048),
     }
+    if device == "cpu":
+        return found
+    floor, rates = cuda.launch_floor(), cuda.matmul_tflops()
+    return {**found, "launch_floor_us": floor, "matmul_tflops": rates}
+
+
+def _run(bench: Bench, setting: Setting) -> list[Cell]:
+    try:
+        return bench.run(setting)
+    except Exception as problem:  # a device that gave up, say: what was measured before counts
+        return _without_figures(setting, bench.selection, failure(problem))
 
 
 def _memory(
@@ -102,7 +116,7 @@ def _memory(
         return {}
     try:
         wanted = [setting for setting in planned if setting.dtype == "fp32"]
-        return memory.measure(wanted, selection.passes or list(PASSES))
+        return memory.measure(wanted, selection)
     except Exception as problem:
         print(f"peak memory is unknown: {failure(problem)['reason']}", file=sys.stderr)
         return {}
@@ -117,11 +131,12 @@ def _attach(cells: list[Cell], measured: dict[memory.Key, int]) -> None:
             cell["beyond_bytes"] = measured[key]
 
 
-def _skipped(setting: Setting, selection: Selection) -> Iterator[Cell]:
-    for name in setting.candidates:
-        for which in selection.passes_of(name, setting.case):
-            why = {"status": "skipped", "reason": "out of time, see --minutes"}
-            yield {**describe(setting), "pass": which, "candidate": name, **why}
+def _without_figures(setting: Setting, selection: Selection, why: Cell) -> list[Cell]:
+    return [
+        {**describe(setting), "pass": which, "candidate": name, **why}
+        for name in setting.candidates
+        for which in selection.passes_of(name, setting.case)
+    ]
 
 
 def _show(setting: Setting, cells: list[Cell]) -> None:

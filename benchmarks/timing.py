@@ -109,8 +109,8 @@ def ratio(times: np.ndarray, others: np.ndarray) -> float:
     return float(np.nanmedian(times / others))
 
 
-def copy_gbps(device: str, megabytes: int = 256) -> float:
-    """10⁹ bytes per second, read and written, of a copy too large for a cache."""
+def copy_gbps(device: str, megabytes: int) -> float:
+    """10⁹ bytes per second, read and written, of a copy of so many megabytes."""
     source = torch.ones(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
     latency = measure_latency(

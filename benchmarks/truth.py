@@ -28,6 +28,8 @@ def verify(program: Program, backward: bool, cache: dict) -> float:
         cache: holds what was expected, for candidates with the same truth on the same values.
     """
     y = program.forward()
+    if y.shape != program.y_shape:
+        return float("inf")
     results = [y, *program.train()] if backward else [y]
     grad = program.grad(y)
     key = program.candidate.truth

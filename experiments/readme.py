@@ -1,6 +1,6 @@
-"""The generated parts of README.md: the table of filters, and the ablation's results.
+"""The generated parts of README.md: the table of filters, the ablation's results, and speed.
 
-python -m experiments.readme                     # the table of filters
+python -m experiments.readme                     # the table of filters, and speed
 python -m experiments.readme outputs/ablation    # and the results of a sweep
 """
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import dynfilters
+from benchmarks import results
 from experiments.claim import compare_all, judge
 from experiments.page import facts
 from experiments.results import load_sweep
@@ -67,6 +68,7 @@ def replace_section(text: str, section: str, content: str) -> str:
 
 def main(arguments: list[str]) -> None:
     text = replace_section(README.read_text(encoding="utf-8"), "filters", filter_table())
+    text = replace_section(text, "speed", results.readme_section())
     for directory in arguments[:1]:
         text = replace_section(text, "ablation", ablation_section(Path(directory)))
     README.write_text(text, encoding="utf-8")

@@ -31,7 +31,7 @@ using shim::Where;
 
 template <class T>
 T* shared_memory() {
-  return static_cast<T*>(shim::shared_base());
+  return reinterpret_cast<T*>(shim::shared);
 }
 
 inline void sync_block(Where where = Where::current()) { shim::meet_block(where); }

@@ -21,6 +21,9 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace shim {
 
 Settings settings;
+int current = -1;
+size_t shared_declared = 0;
+unsigned char shared[kSharedRoom];
 
 namespace {
 
@@ -43,11 +46,10 @@ struct Fiber {
 struct Device {
   std::vector<Fiber> fibers{kMaxThreads};
   Fiber scheduler;
-  int current = -1, count = 0;
+  int count = 0;
   Slot brought[kMaxThreads], slots[kMaxThreads];
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
-  size_t shared_bytes = 0;
   std::mt19937_64 random;
   bool failed = false;
   const char* place = nullptr;  // in the machine code of the kernel
@@ -55,7 +57,6 @@ struct Device {
 };
 
 Device device;
-alignas(4096) unsigned char shared[kSharedRoom];
 
 __attribute__((noinline)) void transfer(Fiber& from, Fiber& to) {
   if (_setjmp(from.registers)) return;
@@ -70,7 +71,7 @@ __attribute__((noinline)) void transfer(Fiber& from, Fiber& to) {
 void fiber_main() {
   for (;;) {
     device.body(device.argument);
-    Fiber& self = device.fibers[device.current];
+    Fiber& self = device.fibers[current];
     self.state = State::kDone;
     transfer(self, device.scheduler);
   }
@@ -111,10 +112,10 @@ dim3 index_in(int64_t i, dim3 size) {
 }
 
 void resume(int i) {
-  device.current = i;
+  current = i;
   threadIdx = index_in(i, blockDim);
   transfer(device.scheduler, device.fibers[i]);
-  device.current = -1;
+  current = -1;
 }
 
 void describe(char* text, size_t room, int first, int last) {
@@ -208,7 +209,7 @@ void run_grid() {
 
 void wait(State state, const char* what, size_t bytes, bool fence, Where where) {
   if (!running()) fail("%s outside a kernel", what);
-  Fiber& self = device.fibers[device.current];
+  Fiber& self = device.fibers[current];
   self.state = state, self.what = what, self.bytes = bytes, self.fence = fence, self.where = where;
   transfer(self, device.scheduler);
 }
@@ -223,13 +224,13 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, size_t parameter_bytes, voi
   static std::vector<bool> made(kMaxThreads);
   if (_setjmp(host)) {
     made.assign(kMaxThreads, false);
-    device.current = -1;
+    current = -1;
     return;
   }
   check_launch(grid, block, shared_bytes, parameter_bytes);
   gridDim = grid, blockDim = block;
   device.count = int(block.x * block.y * block.z);
-  device.body = body, device.argument = argument, device.shared_bytes = shared_bytes;
+  device.body = body, device.argument = argument, shared_declared = shared_bytes;
   device.random.seed(settings.seed);
   for (int i = 0; i < device.count; ++i)
     if (!made[i]) make_fiber(i), made[i] = true;
@@ -263,15 +264,9 @@ void meet_block(Where where) { wait(State::kAtBlock, "a barrier of the block", 0
 
 const Slot* meet_warp(const char* what, const void* value, size_t bytes, bool fence, Where where) {
   if (bytes > sizeof(Slot)) fail("%s of %zu bytes", what, bytes);
-  if (running() && bytes) memcpy(&device.brought[device.current], value, bytes);
+  if (running() && bytes) memcpy(&device.brought[current], value, bytes);
   wait(State::kAtWarp, what, bytes, fence, where);
-  return device.slots + device.current / kWarp * kWarp;
+  return device.slots + current / kWarp * kWarp;
 }
-
-int thread_id() { return device.current; }
-int lane_id() { return device.current % kWarp; }
-bool running() { return device.current >= 0; }
-void* shared_base() { return shared; }
-size_t shared_declared() { return device.shared_bytes; }
 
 }  // namespace shim

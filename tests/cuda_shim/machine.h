@@ -48,11 +48,13 @@ void meet_block(Where where);
 // Orders memory between the lanes only if `fence`: a shuffle does not.
 const Slot* meet_warp(const char* what, const void* value, size_t bytes, bool fence, Where where);
 
-bool running();   // inside a kernel
-int thread_id();  // of the current thread in its block
-int lane_id();
-void* shared_base();
-size_t shared_declared();  // bytes that the launch asked for
+extern int current;             // thread of the block; negative outside kernels
+extern size_t shared_declared;  // bytes that the launch asked for
+alignas(4096) extern unsigned char shared[kSharedRoom];
+
+inline bool running() { return current >= 0; }
+inline int thread_id() { return current; }
+inline int lane_id() { return current % kWarp; }
 
 }  // namespace shim
 

@@ -117,13 +117,13 @@ void check_global(const unsigned char* address, size_t bytes, bool write) {
 }
 
 void check_shared(size_t at, size_t bytes, bool write) {
-  if (at + bytes > shared_declared())
-    fail("%s of shared memory at byte %zu, %zu were asked for", write ? "write" : "read", at, shared_declared());
+  if (at + bytes > shared_declared)
+    fail("%s of shared memory at byte %zu, %zu were asked for", write ? "write" : "read", at, shared_declared);
   check_races(true, at, bytes, write);
 }
 
 size_t in_shared(const void* address) {  // how far from its beginning; huge if outside
-  return size_t(static_cast<const unsigned char*>(address) - static_cast<const unsigned char*>(shared_base()));
+  return size_t(static_cast<const unsigned char*>(address) - shared);
 }
 
 void mark_landing(const Copy& copy, uint32_t value) {
@@ -155,7 +155,7 @@ void begin_launch() { launch_start = ++now; }
 void begin_block() {
   block_start = block_time = ++now;
   std::fill(warp_time, warp_time + kMaxWarps, now);
-  memset(shared_base(), 0xff, shared_declared());  // not a number, in every type
+  memset(shared, 0xff, shared_declared);  // not a number, in every type
 }
 
 void order_block() { block_time = ++now; }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.programs import Program
-from dynfilters.diagnostics import measure_latency, measure_memory
+from dynfilters.diagnostics import measure_latency
 
 WARMUPS = 3
 MAX_SETS = 64
@@ -52,16 +52,15 @@ class CudaTimer:
         if which == "backward":
             return {}
         run = program.forward if which == "forward" else program.train
-        memory = measure_memory(run)
-        results = program.result_bytes(which)
+        peak = peak_bytes(run)
         eager = measure_latency(lambda: _first(run()), min_run_time=0.05)
         found = {
             "eager_p50": eager.p50,
-            "beyond_bytes": (memory.peak_bytes or 0) - results,
-            "peak_in_x": (memory.peak_bytes or 0) / program.x_bytes,
+            "beyond_bytes": peak - program.result_bytes(which),
+            "peak_in_x": peak / program.x_bytes,
         }
         if program.case.grid <= SMALL:
-            warm = Replay(run, 1, repeats=20)
+            warm = Replay(run, 1, repeats=20, keep=False)
             found["warm_p50"] = 1e3 * float(np.median([warm() for _ in range(20)]))
         return found
 
@@ -69,10 +68,17 @@ class CudaTimer:
 class Replay:
     """A captured graph of `repeats` calls `fn(i)`, i going round the sets.
 
-    Calling it replays the graph and returns seconds per call of `fn`.
+    Calling it replays the graph and returns seconds per call of `fn`. With `keep` each call
+    writes its results to memory of its own, else all to the same.
     """
 
-    def __init__(self, fn: Callable[[int], object], sets: int, repeats: int | None = None) -> None:
+    def __init__(
+        self,
+        fn: Callable[[int], object],
+        sets: int,
+        repeats: int | None = None,
+        keep: bool = True,
+    ) -> None:
         self.repeats = repeats or sets
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -81,10 +87,15 @@ class Replay:
                 fn(i % sets)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # a capture has a pool of its own, and can free nothing elsewhere
         self.graph = torch.cuda.CUDAGraph()
+        self._results = []
         with torch.cuda.graph(self.graph, stream=stream):
-            # Bound, so that each call writes to memory of its own.
-            self.results = [fn(i % sets) for i in range(self.repeats)]
+            for i in range(self.repeats):
+                result = fn(i % sets)
+                if keep:
+                    self._results.append(result)
+                del result
         for _ in range(WARMUPS):
             self()
 
@@ -95,6 +106,21 @@ class Replay:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / self.repeats
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Growth of the allocated memory during `run()` at its highest, its results included.
+
+    Not by `measure_memory`, whose hooks on what autograd saves would compile anew what is
+    compiled.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = run()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
 
 
 def launch_floor() -> float:

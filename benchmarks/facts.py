@@ -11,15 +11,11 @@ from typing import Any
 
 import torch
 
-import dynfilters
 from experiments.machine import describe_device, versions
 
 # The instructions that decide how fast an image is filtered, if the processor has them.
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
-SMI_FIELDS = (
-    "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw,"
-    "clocks_throttle_reasons.active"
-)
+SMI_FIELDS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw"
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -33,8 +29,6 @@ def machine(device: str) -> dict[str, Any]:
         "allocator": "freed pages are used again" if _reuses_pages() else "the system's default",
         "load_before": _load(),
     }
-    status = dynfilters.ops.native.status(device)
-    facts["backend_reason"] = status.reason
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         facts["gpu"] = {

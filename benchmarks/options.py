@@ -23,6 +23,8 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         parser.error(f"--device: cuda was asked for, but torch {torch.__version__} has no device")
     if options.device == "cpu" and "tf32" in (options.dtype or ()):
         parser.error("--dtype: tf32 is a type of GPUs")
+    if options.seconds is None:
+        options.seconds = 1.0 if options.device == "cpu" else 0.3
     if options.quick:
         _make_quick(options)
     if not cases(options):
@@ -87,7 +89,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--channels", type=_positive, help="in place of 256")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=_positive, default=2, help="of the CPU; 2")
-    parser.add_argument("--seconds", type=_seconds, default=1.0, help="that a race lasts; 1")
+    parser.add_argument("--seconds", type=_seconds, help="that a race lasts; 1, on a GPU 0.3")
     parser.add_argument("--min-rounds", type=_positive, default=3, help="even of the slowest; 3")
     parser.add_argument("--minutes", type=_seconds, default=5.0, help="then the rest is skipped; 5")
     parser.add_argument("--quick", action="store_true", help="the fast candidates, briefly")

@@ -25,8 +25,8 @@ GPU = {
         "bf16": ("op", "dwconv", "conv", "module", "unfold", "compile"),
     },
     "involution": {
-        "fp32": ("op", "dwconv", "unfold", "compile"),
-        "bf16": ("op", "dwconv", "unfold", "compile"),
+        "fp32": ("op", "dwconv", "unfold"),
+        "bf16": ("op", "dwconv", "unfold"),
     },
     "carafe": {"fp32": ("op", "bilinear", "module"), "bf16": ("op", "bilinear", "module")},
     "dense": {
@@ -35,11 +35,12 @@ GPU = {
         "bf16": ("per_sample", "grouped"),
     },
 }
-# These take up to a hundred times as long as the op: on a CPU their forward pass has to do, and
-# what the compiler makes of one layout.
+# These take up to a hundred times as long as the op: on a CPU their forward pass has to do.
 SLOW = ("unfold", "reference")
 SLOW_ABOVE = {"conv": 56}
+# Compiling takes longer than measuring; at 224 the copies of `unfold` take a hundred gigabytes.
 COMPILED_LAYOUT = "nchw"
+UNFOLDED_GRID = 112
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def settings(cases: list[Case], selection: Selection) -> list[Setting]:
             for layout in layouts:
                 if names := _names(case, dtype, layout, selection):
                     found.append(Setting(case, dtype, layout, names))
-    return sorted(found, key=lambda s: s.dtype == "bf16")  # a CPU's targets are all in fp32
+    if selection.device == "cpu":
+        found.sort(key=lambda s: s.dtype != "fp32")  # that of all targets
+    return found
 
 
 def _names(case: Case, dtype: str, layout: str, selection: Selection) -> tuple[str, ...]:
@@ -103,7 +106,6 @@ def _names(case: Case, dtype: str, layout: str, selection: Selection) -> tuple[s
     if selection.full:
         return applicable
     plan = (CPU if selection.device == "cpu" else GPU)[case.kind]
-    names = plan.get(dtype, applicable)
-    if selection.device == "cpu" and layout != COMPILED_LAYOUT:
-        names = tuple(n for n in names if n != "compile")
-    return names
+    left_out = {"compile"} if layout != COMPILED_LAYOUT else set()
+    left_out |= {"unfold"} if case.grid > UNFOLDED_GRID else set()
+    return tuple(n for n in plan.get(dtype, applicable) if n not in left_out)

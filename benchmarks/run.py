@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,19 +74,24 @@ def run(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     measured = _memory(chosen, planned, selection)
     cells: list[Cell] = []
     for setting in planned:
-        late = time.monotonic() - start > 60 * chosen.minutes
-        fresh = _without_figures(setting, selection, LATE) if late else _run(bench, setting)
+        spent = (time.monotonic() - start) / (60 * chosen.minutes)
+        setting, rest = _affordable(setting, spent)
+        fresh = [*_run(bench, setting), *_without_figures(rest, selection, LATE)]
         _attach(fresh, measured)
         _show(setting, fresh)
         cells += fresh
         yield {
             **common,
             "machine": common["machine"] | facts.after(chosen.device),
-            "options": {name: str(value) for name, value in vars(chosen).items()},
+            "options": _described(chosen),
             "seconds": round(time.monotonic() - start, 1),
             "targets": judge(chosen.device, cells, chosen.threads),
             "cells": cells,
         }
+
+
+def _described(chosen: argparse.Namespace) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(chosen).items() if name != "output"}
 
 
 def _measure_machine(device: str) -> dict[str, Any]:
@@ -101,7 +107,26 @@ def _measure_machine(device: str) -> dict[str, Any]:
     return {**found, "launch_floor_us": floor, "matmul_tflops": rates}
 
 
+def _affordable(setting: Setting, spent: float) -> tuple[Setting, Setting]:
+    """The candidates that there is time for, and the rest, after a share of the time is spent.
+
+    Compiling takes longer than everything else: it ends at half-time, so that the last cases are
+    measured too.
+    """
+    names = setting.candidates
+    if spent > 1:
+        kept: tuple[str, ...] = ()
+    else:
+        kept = tuple(n for n in names if n != "compile" or spent < 0.5)
+    return tuple(
+        replace(setting, candidates=some)
+        for some in (kept, tuple(n for n in names if n not in kept))
+    )
+
+
 def _run(bench: Bench, setting: Setting) -> list[Cell]:
+    if not setting.candidates:
+        return []
     try:
         return bench.run(setting)
     except Exception as problem:  # a device that gave up, say: what was measured before counts

@@ -35,9 +35,13 @@ def race(
         name → (rounds, times per run) milliseconds, NaN where it sat out.
     """
     with _without_collection():
-        once = {name: run() for name, run in runs.items()}
-        strides, rounds = _plan({n: max(*t, 1e-9) for n, t in once.items()}, seconds, min_rounds)
-        times = {name: np.full((rounds, len(once[name])), np.nan) for name in runs}
+        lasts, widths = {}, {}
+        for name, run in runs.items():
+            start = time.perf_counter()
+            widths[name] = len(run())
+            lasts[name] = max(time.perf_counter() - start, 1e-9)
+        strides, rounds = _plan(lasts, seconds, min_rounds)
+        times = {name: np.full((rounds, widths[name]), np.nan) for name in runs}
         order = list(runs)
         for i in range(rounds):
             random.shuffle(order)
@@ -47,10 +51,12 @@ def race(
     return {name: 1e3 * values for name, values in times.items()}
 
 
-def _plan(once: Mapping[str, float], seconds: float, min_rounds: int) -> tuple[dict[str, int], int]:
+def _plan(
+    lasts: Mapping[str, float], seconds: float, min_rounds: int
+) -> tuple[dict[str, int], int]:
     """(name → every how many rounds, rounds), so that each gets the same share of the time."""
-    share = seconds / len(once)
-    own = {n: min(MAX_ROUNDS, max(min_rounds, int(share / t))) for n, t in once.items()}
+    share = seconds / len(lasts)
+    own = {n: min(MAX_ROUNDS, max(min_rounds, int(share / t))) for n, t in lasts.items()}
     rounds = max(own.values())
     # Powers of two: the rounds of a slower one are among those of every faster one.
     strides = {n: 2 ** int(np.log2(rounds / count)) for n, count in own.items()}

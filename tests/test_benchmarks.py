@@ -15,9 +15,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import candidates, cuda, facts, memory, options, results, run, stages, targets
+from benchmarks import (
+    candidates,
+    cuda,
+    facts,
+    memory,
+    options,
+    results,
+    run,
+    stages,
+    targets,
+    timing,
+)
 from benchmarks.cases import GRIDS, Case, Operands
-from benchmarks.plan import Selection, settings
+from benchmarks.plan import Selection, Setting, settings
 from benchmarks.programs import Program
 from benchmarks.report import render, target_table
 from benchmarks.timing import race, ratio
@@ -169,12 +180,14 @@ def test_bytes_are_those_of_operands_results_and_gradients():
 # Timing
 
 
-def test_race_takes_turns_and_spares_the_slow():
-    log = []
+def test_race_takes_turns_and_spares_the_slow(monkeypatch):
+    log, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
 
     def takes(name, seconds):
         def once():
             log.append(name)
+            clock.now += seconds
             return (seconds,)
 
         return once
@@ -331,6 +344,13 @@ def test_filters_choose_what_runs():
     ]
     assert chosen.output is None, "what is not the whole is not kept"
     assert options.parse([], "").output == results.DIRECTORY
+
+
+def test_compiling_ends_at_half_time():
+    setting = Setting(Case("ddf", 7, 2), "fp32", "nchw", ("op", "compile"))
+    for spent, kept in ((0.4, ("op", "compile")), (0.6, ("op",)), (1.1, ())):
+        some, rest = run._affordable(setting, spent)
+        assert some.candidates == kept and {*kept, *rest.candidates} == {"op", "compile"}
 
 
 def test_time_that_is_up_skips_the_rest(capsys):

@@ -1,41 +1,53 @@
 // Which kernels run backward.
 #pragma once
 #include "../dispatch.h"
-#include "direct_backward.cuh"
 #include "limits.cuh"
+#include "staged_backward.cuh"
 
 namespace dynfilters::cuda {
 
+enum class Path { kGeneric, kDirect, kStaged };
+
 // One pass gives all gradients where each tap of x belongs to one output.
-inline bool in_one_pass(const Problem& p, Storage storage) {
+template <class T>
+Path backward_path(const Problem& p, const Operands& o) {
   const bool square = p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7);
-  return storage != Storage::kFloat64 && square && p.stride == 1 && p.scale == 1 && is_small(p);
+  if (sizeof(T) > 4 || !square || p.stride > 1 || p.scale > 1 || !is_small(p)) return Path::kGeneric;
+  return can_stage_backward<T>(p, o) ? Path::kStaged : Path::kDirect;
 }
 
 template <class T, class Op>
-void backward_for(const Problem& p, Storage storage, const Operands& o, Stream stream) {
-  if constexpr (sizeof(T) <= 4)
-    if (in_one_pass(p, storage))
-      return with_kernel(p, [&](auto kernel) {
-        constexpr int k = decltype(kernel)::kw;
-        if constexpr (k) backward_direct<T, Op, k>(p, o, stream);
-      });
-  backward_generic<T, Op>(p, o, stream);
+void backward_for(const Problem& p, const Operands& o, Stream stream) {
+  const Path path = backward_path<T>(p, o);
+  if (path == Path::kGeneric) return backward_generic<T, Op>(p, o, stream);
+  if constexpr (sizeof(T) <= 4) {
+    if (path == Path::kStaged) return backward_staged<T, Op>(p, o, stream);
+    with_kernel(p, [&](auto kernel) {
+      constexpr int k = decltype(kernel)::kw;
+      if constexpr (k) backward_direct<T, Op, k>(p, o, stream);
+    });
+  }
 }
 
 inline void backward_on(const Problem& p, Storage storage, const Operands& o, Stream stream) {
   if (!p.batch) return;
   with_storage(storage, [&](auto type) {
     with_combine(p.combine, [&](auto op) {
-      backward_for<typename decltype(type)::type, decltype(op)>(p, storage, o, stream);
+      backward_for<typename decltype(type)::type, decltype(op)>(p, o, stream);
     });
   });
 }
 
 inline size_t workspace_needed(const Problem& p, Storage storage, const Operands& o) {
-  if (!p.batch || !in_one_pass(p, storage)) return 0;
-  const Work work = direct_backward_work(p);
-  return partial_elements(p, o, work.splits, work.tiles);
+  size_t elements = 0;
+  if (!p.batch) return elements;
+  with_storage(storage, [&](auto type) {
+    const Path path = backward_path<typename decltype(type)::type>(p, o);
+    if (path == Path::kGeneric) return;
+    const Work work = path == Path::kStaged ? staged_backward_work(p) : direct_backward_work(p);
+    elements = partial_elements(p, o, work.splits, work.tiles);
+  });
+  return elements;
 }
 
 }  // namespace dynfilters::cuda

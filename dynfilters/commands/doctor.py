@@ -57,16 +57,17 @@ def _examine(device: str) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it would warn of is in the report
         status = native.decide(device)
-    failed, reason = status.failed, status.reason
+    failed, reason, to_do = status.failed, status.reason, status.advice
     if status.backend == "native" and not _computes(device):
         failed, reason = True, f"its results are wrong; {reason}"
+        to_do = "set DYNFILTERS_BACKEND=reference, and report this"
     facts = status.library.facts if status.library else {}
     compiler = {key: facts[key] for key in ("compiler", "version") if key in facts}
     return {
         "backend": status.backend,
         "reason": reason,
         "failed": failed,
-        "to_do": status.advice,
+        "to_do": to_do,
         "library": str(status.library.path) if status.library else None,
         **(compiler or _compiler(device)),
         "flags": facts.get("flags"),

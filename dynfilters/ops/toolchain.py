@@ -58,17 +58,22 @@ def find_compiler(device: str) -> Compiler:
     if os.name != "posix":
         raise BuildError("native kernels are built on Linux and macOS only")
     command = _nvcc() if device == "cuda" else _cxx()
-    try:
-        done = subprocess.run(
-            [*command, "--version"], capture_output=True, text=True, timeout=min(60, timeout())
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{command[0]} --version: {error}") from error
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode or not lines:
-        raise BuildError(f"{command[0]} --version failed: {(done.stderr or done.stdout).strip()}")
+    lines = [line for line in _ask([*command, "--version"]).splitlines() if line.strip()]
     # nvcc says its version in the last line but one, others in the first.
-    return Compiler(tuple(command), next((li for li in lines if "release" in li), lines[0]))
+    version = next((line for line in lines if "release" in line), lines[0] if lines else "unknown")
+    return Compiler(tuple(command), version)
+
+
+def _ask(command: list[str]) -> str:
+    """What a compiler prints, without compiling; `BuildError` if it does not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=min(60, timeout()))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(str(error)) from error
+    if done.returncode:
+        said = first_errors(done.stderr or done.stdout)
+        raise BuildError(f"{' '.join(command)} failed: {said}")
+    return done.stdout
 
 
 def timeout() -> float:
@@ -172,12 +177,9 @@ def instruction_sets(compiler: Compiler, march: str) -> list[str]:
     """What a processor must have to run code compiled with -march=`march`."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return sorted(processor()[1])  # nothing finer than: as this one
-    probe = [*compiler.command, f"-march={march}", "-dM", "-E", "-x", "c++", os.devnull]
-    done = subprocess.run(probe, capture_output=True, text=True, timeout=min(60, timeout()))
-    if done.returncode:
-        raise BuildError(f"{compiler} -march={march} failed: {first_errors(done.stderr)}")
+    macros = _ask([*compiler.command, f"-march={march}", "-dM", "-E", "-x", "c++", os.devnull])
     kinds = r"(?:S?SSE|AVX(?!10)|FMA|F16C|BMI|LZCNT|POPCNT|MOVBE|GFNI)\w*?"
-    names = re.findall(rf"#define __({kinds})__ ", done.stdout)
+    names = re.findall(rf"#define __({kinds})__ ", macros)
     flat = (name.lower() for name in names if not name.endswith("_MATH"))
     return sorted(_ALIASES.get(name, name) for name in flat)
 

@@ -93,7 +93,7 @@ def find_or_build(device: str) -> Library:
     if library is not None:
         return library
     if wanted is None:
-        raise BuildError("; ".join([str(error), *notes]), error.advice)
+        raise BuildError("; ".join([str(error), *notes[:3]]), error.advice)
     return _build(wanted, cache.writable_directory(candidates), notes)
 
 

@@ -15,7 +15,15 @@ from filelock import FileLock
 SHIM = Path(__file__).resolve().parent
 CSRC = SHIM.parent.parent / "csrc"
 # The sanitizer's calls are in the kernels alone, and answered by memory.cpp.
-FLAGS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-U_FORTIFY_SOURCE", "-DDYNFILTERS_HOST_SHIM"]
+FLAGS = [
+    "-std=c++20",
+    "-O1",
+    "-g1",
+    "-gdwarf-4",
+    "-fPIC",
+    "-U_FORTIFY_SOURCE",
+    "-DDYNFILTERS_HOST_SHIM",
+]
 KERNEL_FLAGS = ["-x", "c++", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"]
 MACHINE = [SHIM / name for name in ("machine.cpp", "memory.cpp", "control.cpp")]
 

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from cases import CONV2D, LAYOUTS, Conv2dCase, ids, tolerances
 from oracles import conv2d_loops
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.flop_counter import FlopCounterMode
 
 from dynfilters.ops import conv2d_per_sample
+from dynfilters.ops.conv2d import WAYS, choose
 
 
 def _run(tensors: tuple[Tensor | None, ...], case: Conv2dCase) -> list[Tensor]:
@@ -100,3 +103,96 @@ def test_autocast_brings_mixed_dtypes_to_one() -> None:
     torch.testing.assert_close(y.double(), expected, rtol=0.02, atol=0.1)
     y.float().sum().backward()
     assert x.grad.dtype == weight.grad.dtype == bias.grad.dtype == torch.float32
+
+
+@pytest.fixture(params=sorted(WAYS))
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whatever would be chosen, this way is taken."""
+    for name in WAYS:
+        monkeypatch.setitem(WAYS, name, WAYS[request.param])
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("case", CONV2D, ids=ids(CONV2D))
+def test_each_way_is_the_formula(case: Conv2dCase, dtype) -> None:
+    tensors = case.leaves(dtype)
+    y = conv2d_per_sample(*tensors, **case.options)
+    expected = conv2d_loops(*(None if t is None else t.detach() for t in tensors), **case.options)
+    assert y.is_contiguous()
+    torch.testing.assert_close(y.double(), expected, **tolerances(dtype))
+
+
+@pytest.mark.parametrize("case", CONV2D, ids=ids(CONV2D))
+def test_the_ways_have_the_same_gradients_and_costs(case: Conv2dCase, monkeypatch) -> None:
+    results, flops = [], []
+    for way in (WAYS["grouped"], WAYS["unfolded"]):
+        for name in list(WAYS):
+            monkeypatch.setitem(WAYS, name, way)
+        results.append(_run(case.leaves(), case))
+        with FlopCounterMode(display=False) as counter:
+            conv2d_per_sample(*case.leaves(), **case.options)
+        flops.append(counter.get_total_flops())
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    per_output = 2 * case.size[1] // case.groups * case.kernel[0] * case.kernel[1]
+    assert flops == [per_output * results[0][0].numel()] * 2
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 1)], ids=str)
+def test_each_way_can_be_differentiated_twice(kernel: tuple[int, int]) -> None:
+    case = Conv2dCase("twice", (2, 2, 3, 2), out_channels=2, kernel=kernel, groups=2, stride=2)
+
+    def call(*tensors: Tensor) -> Tensor:
+        return conv2d_per_sample(*tensors, **case.options)
+
+    assert torch.autograd.gradcheck(call, case.leaves())
+    assert torch.autograd.gradgradcheck(call, case.leaves())
+
+
+CHOICES = [
+    # C, kernel, positions, batch, trains, dtype, way
+    (256, 1, 784, 8, False, torch.float32, "unfolded"),
+    (256, 3, 784, 8, True, torch.float32, "grouped"),
+    (256, 3, 196, 8, True, torch.float32, "grouped"),
+    (256, 3, 49, 8, True, torch.float32, "unfolded"),
+    (256, 3, 49, 8, False, torch.float32, "grouped"),
+    (256, 3, 49, 2, True, torch.float32, "grouped"),
+    (256, 3, 196, 8, False, torch.float64, "unfolded"),
+    (256, 3, 784, 8, False, torch.float64, "grouped"),
+]
+
+
+@pytest.mark.parametrize("channels, k, positions, batch, trains, dtype, expected", CHOICES)
+def test_the_rule(channels, k, positions, batch, trains, dtype, expected) -> None:
+    x = torch.empty(batch, channels, 1, 1, dtype=dtype, device="meta", requires_grad=trains)
+    weight = torch.empty(batch, channels, channels, k, k, dtype=dtype, device="meta")
+    assert choose(x, weight, positions, 1) == expected
+    with torch.no_grad():
+        assert choose(x, weight, positions, 1) == expected or trains
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1)], ids=str)
+def test_half_types(kind: torch.dtype, kernel: tuple[int, int]) -> None:
+    """Within a rounding or two of float64 with the same numbers, relative to the largest."""
+    case = Conv2dCase("half", size=(9, 8, 5, 4), kernel=kernel)
+    leaves = case.leaves(kind)
+    wide = tuple(t.detach().double() for t in leaves)
+    for a, b in zip(_run(leaves, case), _run(wide, case), strict=True):
+        assert a.dtype == kind
+        assert (a.double() - b).abs().max() <= 2 * torch.finfo(kind).eps * b.abs().max()
+
+
+def test_compile_once_for_all_sizes() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(conv2d_per_sample, fullgraph=True, backend=counter, dynamic=True)
+    for size in ((9, 8, 7, 10), (12, 8, 3, 5), (10, 8, 11, 6)):  # both ways, were it not compiled
+        case = Conv2dCase("dynamic", size=size, out_channels=64)
+        tensors = case.leaves(torch.float32)
+        torch.testing.assert_close(
+            compiled(*tensors, **case.options), conv2d_per_sample(*tensors, **case.options)
+        )
+    assert counter.frame_count == 1

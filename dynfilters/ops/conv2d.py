@@ -1,11 +1,39 @@
-"""Convolution with a dense filter of its own for every sample."""
+"""Convolution with a dense filter of its own for every sample.
+
+Two ways compute it, and `choose` takes the one that was measured to be faster: the grouped
+convolution, or matrix products of weights and unfolded input. Times of the first over those of
+the second, both in turn, on 2 threads of a CPU with AVX-512 and without half types (a busy
+machine: the medians of such ratios scatter by a third):
+
+| | forward | forward and backward |
+| --- | --- | --- |
+| 1×1, C = 64 and 256, 14×14 to 56×56 | 2.0 – 6.0 | 1.7 – 3.5 |
+| 3×3, C = 256 and 512, 7×7, B ≥ 8 | 0.5 – 1.7 | 1.0 – 2.1 |
+| 3×3, C = 256, 14×14, B = 8 and 16 | 0.6 – 0.8 | 0.8 – 1.0 |
+| 3×3, C = 256, 28×28, B = 8 and 16 | 0.5 – 0.6 | 0.7 – 0.8 |
+| the products alone, nothing unfolded, 14×14 | 1.4 – 1.9 | 1.2 – 1.8 |
+| the products alone, nothing unfolded, 28×28 | 1.1 – 1.2 | 1.2 |
+| float64, 3×3, C = 256, 7×7 and 14×14 | 2.0 – 2.3 | 2.0 – 3.4 |
+
+So at 28×28 the grouped convolution is at the speed of the matrix products themselves, and at
+14×14 unfolding costs more than there is to gain. One convolution after the other takes two to
+five times as long as the grouped one there. CondConv could mix the outputs of its experts
+instead of their kernels, but at 14×14 two experts are even (1.2 and 1.0) and eight pay only up
+to 4×4 (1.3 and 1.2). On other devices nothing was measured: they keep the grouped convolution.
+"""
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynfilters.checks import check_like, check_positive, check_tensor
+from dynfilters.checks import check_like, check_positive, check_tensor, is_autocast
+from dynfilters.ops.filter2d import autocast
+from dynfilters.ops.reference import HALF
 
 
 def conv2d_per_sample(
@@ -18,7 +46,7 @@ def conv2d_per_sample(
     groups: int = 1,
     padding: str | None = None,
 ) -> Tensor:
-    """y[b] = conv2d(x[b], weight[b]) + bias[b], for all samples in one grouped convolution.
+    """y[b] = conv2d(x[b], weight[b]) + bias[b], for all samples at once.
 
     Args:
         x: (B, C_in, H, W).
@@ -29,13 +57,14 @@ def conv2d_per_sample(
             padding, which puts the odd row or column at the bottom or right.
 
     Returns:
-        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1).
+        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1). Half types are computed in float32 on
+        processors that do not know them.
 
     Raises:
         ValueError: names the argument, what was expected and what came.
     """
     _check(x, weight, bias, stride, dilation, groups, padding)
-    batch, out_channels, _, kh, kw = weight.shape
+    batch, _, _, kh, kw = weight.shape
     if padding == "same":
         x = _pad_same(x, (kh, kw), stride, dilation)
         border = (0, 0)
@@ -43,6 +72,51 @@ def conv2d_per_sample(
         border = dilation * (kh // 2), dilation * (kw // 2)
     if batch == 0:
         return _empty_batch(x, weight, bias, stride)
+    window = stride, border, dilation, groups
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return _grouped(x, weight, bias, *window)
+    if is_autocast(x):
+        x, weight, bias = autocast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _on_cpu(x, weight, bias, *window)
+
+
+def choose(x: Tensor, weight: Tensor, positions: int, groups: int) -> str:
+    """The faster way on a CPU to compute so many positions, as measured: a key of `WAYS`.
+
+    Unfolded input is larger than x by the number of taps, and is kept for backward: it is made
+    only where it is no larger than the weights.
+    """
+    outs, kernel = weight.shape[1], tuple(weight.shape[3:])
+    if kernel == (1, 1):
+        return "unfolded"
+    size = positions * groups / outs  # of the unfolded input in units of the weights
+    if x.dtype == torch.float64:  # which oneDNN does not know
+        return "unfolded" if size <= 1 else "grouped"
+    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return "unfolded" if trains and size <= 0.25 and len(x) >= 8 else "grouped"
+
+
+def _on_cpu(x, weight, bias, stride, border, dilation, groups) -> Tensor:
+    dtype = x.dtype
+    if dtype in HALF and not _has_hardware(dtype):  # a hundred times slower than float32 there
+        x, weight, bias = (None if t is None else t.float() for t in (x, weight, bias))
+    positions = math.prod(_grid(x, weight, stride, border, dilation))
+    way = WAYS[choose(x, weight, positions, groups)]
+    return way(x, weight, bias, stride, border, dilation, groups).to(dtype)
+
+
+@cache
+def _has_hardware(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves a half type on this processor; else PyTorch does, in loops."""
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
+    return supported is not None and supported()
+
+
+def _grouped(x, weight, bias, stride, border, dilation, groups) -> Tensor:
+    """One convolution, a group of channels for each sample."""
+    batch, out_channels = weight.shape[:2]
     y = F.conv2d(
         x.flatten(0, 1).unsqueeze(0),
         weight.flatten(0, 1),
@@ -53,6 +127,31 @@ def conv2d_per_sample(
         batch * groups,
     )
     return y.squeeze(0).unflatten(0, (batch, out_channels))
+
+
+def _unfolded(x, weight, bias, stride, border, dilation, groups) -> Tensor:
+    """A matrix product for each sample and group, of its weights and its unfolded input."""
+    batch, outs, _, *kernel = weight.shape
+    if kernel == [1, 1]:
+        columns = x[:, :, ::stride, ::stride]
+    else:
+        columns = F.unfold(x, kernel, dilation, border, stride)
+    columns = columns.reshape(batch * groups, columns.shape[1] // groups, -1)
+    matrices = weight.reshape(batch * groups, outs // groups, -1)
+    if bias is None:
+        y = torch.bmm(matrices, columns)
+    else:
+        y = torch.baddbmm(bias.reshape(batch * groups, -1, 1), matrices, columns)
+    return y.reshape(batch, outs, *_grid(x, weight, stride, border, dilation))
+
+
+def _grid(x, weight, stride, border, dilation) -> list[int]:
+    """(H_out, W_out)."""
+    sizes = zip(x.shape[2:], weight.shape[3:], border, strict=True)
+    return [(n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n, k, pad in sizes]
+
+
+WAYS = {"grouped": _grouped, "unfolded": _unfolded}
 
 
 def _empty_batch(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

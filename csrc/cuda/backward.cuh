@@ -2,18 +2,20 @@
 #pragma once
 #include "../dispatch.h"
 #include "limits.cuh"
+#include "pixels_backward.cuh"
 #include "staged_backward.cuh"
 
 namespace dynfilters::cuda {
 
-enum class Path { kGeneric, kDirect, kStaged };
+enum class Path { kGeneric, kDirect, kStaged, kPixels };
 
 // One pass gives all gradients where each tap of x belongs to one output.
 template <class T>
 Path backward_path(const Problem& p, const Operands& o) {
   const bool square = p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7);
   if (sizeof(T) > 4 || !square || p.stride > 1 || p.scale > 1 || !is_small(p)) return Path::kGeneric;
-  return can_stage_backward<T>(p, o) ? Path::kStaged : Path::kDirect;
+  if (can_stage_backward<T>(p, o)) return Path::kStaged;
+  return can_backward_pixels<T>(p, o) ? Path::kPixels : Path::kDirect;
 }
 
 template <class T, class Op>
@@ -22,6 +24,7 @@ void backward_for(const Problem& p, const Operands& o, Stream stream) {
   if (path == Path::kGeneric) return backward_generic<T, Op>(p, o, stream);
   if constexpr (sizeof(T) <= 4) {
     if (path == Path::kStaged) return backward_staged<T, Op>(p, o, stream);
+    if (path == Path::kPixels) return backward_pixels<T, Op>(p, o, stream);
     with_kernel(p, [&](auto kernel) {
       constexpr int k = decltype(kernel)::kw;
       if constexpr (k) backward_direct<T, Op, k>(p, o, stream);
@@ -44,6 +47,10 @@ inline size_t workspace_needed(const Problem& p, Storage storage, const Operands
   with_storage(storage, [&](auto type) {
     const Path path = backward_path<typename decltype(type)::type>(p, o);
     if (path == Path::kGeneric) return;
+    if (path == Path::kPixels) {
+      elements = partial_elements(p, o, 1, pixels_backward_work(p).tiles);
+      return;
+    }
     const Work work = path == Path::kStaged ? staged_backward_work(p) : direct_backward_work(p);
     elements = partial_elements(p, o, work.splits, work.tiles);
   });

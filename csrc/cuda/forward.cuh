@@ -4,6 +4,7 @@
 #include "direct_forward.cuh"
 #include "generic_launch.cuh"
 #include "limits.cuh"
+#include "pixels_forward.cuh"
 #include "staged_forward.cuh"
 
 namespace dynfilters::cuda {
@@ -12,12 +13,16 @@ template <class T, class Op>
 void forward_for(const Problem& p, const Operands& o, Stream stream) {
   bool done = false;
   if constexpr (sizeof(T) <= 4) {
-    if (is_small(p) && can_stage_forward<T>(p, o)) return forward_staged<T, Op>(p, o, stream);
-    if (is_small(p))
-      with_kernel(p, [&](auto kernel) {
-        constexpr int k = decltype(kernel)::kw;
-        if constexpr (k) forward_direct<T, Op, k>(p, o, stream), done = true;
-      });
+    if (!is_small(p)) return forward_generic<T, Op>(p, o, stream);
+    if (can_stage_forward<T>(p, o)) return forward_staged<T, Op>(p, o, stream);
+    with_kernel(p, [&](auto kernel) {
+      constexpr int k = decltype(kernel)::kw;
+      if constexpr (k) {
+        done = true;
+        if (can_forward_pixels<T>(p, o)) return forward_pixels<T, Op, k>(p, o, stream);
+        forward_direct<T, Op, k>(p, o, stream);
+      }
+    });
   }
   if (!done) forward_generic<T, Op>(p, o, stream);
 }

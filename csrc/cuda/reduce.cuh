@@ -6,15 +6,16 @@
 
 namespace dynfilters::cuda {
 
-// For each of M values (a power of two up to 32) the sum over the warp; lane l gets that of value
-// l % M. A butterfly that halves the values while it doubles the lanes: M - 1 shuffles, and one for
+// For each of M values (a power of two up to 32) the sum over each run of `lanes` lanes (a power of
+// two, at least M); lane l gets that of value l % M. A butterfly that halves the values while it doubles the lanes: M - 1 shuffles, and one for
 // each further doubling, where M separate sums would take 5·M.
 // Each step is an instance of its own, so that the values stay in registers.
 template <int M, int All>
-__device__ __forceinline__ float warp_sums(float (&values)[All]) {
+__device__ __forceinline__ float warp_sums(float (&values)[All], int lanes = 32) {
   if constexpr (M == 1) {
 #pragma unroll
-    for (int mask = All; mask < 32; mask *= 2) values[0] += shuffle_xor(values[0], mask);
+    for (int mask = All; mask < 32; mask *= 2)
+      if (mask < lanes) values[0] += shuffle_xor(values[0], mask);
     return values[0];
   } else {
     constexpr int half = M / 2;
@@ -24,7 +25,7 @@ __device__ __forceinline__ float warp_sums(float (&values)[All]) {
       const float sent = upper ? values[i] : values[i + half];
       values[i] = (upper ? values[i + half] : values[i]) + shuffle_xor(sent, half);
     }
-    return warp_sums<half>(values);
+    return warp_sums<half>(values, lanes);
   }
 }
 

@@ -1,0 +1,138 @@
+// Backward in one pass for channels_last x and grad, 3×3 kernels, stride and scale 1, any dilation,
+// groups of a power of two of at least 32 channels, or of a multiple of 128. A thread owns four
+// channels of a pixel q of x, and goes from pixel to pixel: grad channel adds up in its registers,
+// grad spatial is summed over the threads of a group.
+//
+// Accumulation: float32. grad x over taps in order; grad spatial over four channels in order, then
+// lanes by a butterfly, then the group's warps in order; grad channel over every slots-th pixel of a
+// tile in order, then slots, then tiles in order (a second kernel). The cut depends on the problem
+// alone: deterministic. Every element is written once.
+#pragma once
+#include "../combine.h"
+#include "generic_launch.cuh"
+#include "pixels.cuh"
+
+namespace dynfilters::cuda {
+
+// Where the tap of x at q = (y, x) belongs, and where q as an output has a tap outside of x.
+template <class T>
+__device__ __forceinline__ void put_spatial(const Target<T>& to, const Problem& p, int64_t b, int64_t g, int k, int y,
+                                            int x, float value) {
+  const int height = int(p.height), width = int(p.width), plane = height * width;
+  const int down = int(p.dilation) * (k / 3 - 1), right = int(p.dilation) * (k % 3 - 1);
+  const int64_t first = ((b * p.groups + g) * 9 + k) * plane;
+  if (unsigned(y - down) < unsigned(height) && unsigned(x - right) < unsigned(width))
+    to.put(0, first + (y - down) * width + x - right, value);
+  if (unsigned(y + down) >= unsigned(height) || unsigned(x + right) >= unsigned(width))
+    to.put(0, first + y * width + x, 0.f);
+}
+
+template <class T, class Op>
+__global__ void __launch_bounds__(kPixelThreads, 1)
+    pixels_backward(Problem p, Pixels work, Strides gx_strides, const T* x, const T* spatial, const T* channel,
+                    const T* grad, T* grad_x, TapTargets<T> to) {
+  constexpr int taps = 9;
+  const int tile = int(blockIdx.x) % work.tiles, width = int(p.width), height = int(p.height), step = int(p.dilation);
+  const int64_t b = int(blockIdx.x) / work.tiles;
+  const int vector = int(threadIdx.x) % work.vectors, slot = int(threadIdx.x) / work.vectors, c = vector * kVector;
+  const int group_vectors = int(p.channels / p.groups) / kVector, lanes = group_vectors < 32 ? group_vectors : 32;
+  const int runs = int(blockDim.x) / lanes;  // of lanes with one sum each for grad spatial
+  float* shared = shared_memory<float>();    // two rounds of these sums; in the end, sums of slots
+  float taps_of_c[taps][kVector] = {}, dc[taps][kVector] = {};
+  if constexpr (Op::kChannel) read_vector_taps(p, channel, b, c, taps_of_c);
+  x += b * p.xs[0] + c, grad += b * p.ys[0] + c;
+  if (grad_x) grad_x += b * gx_strides.at[0] + c;
+  if constexpr (Op::kSpatial) spatial += b * p.ss[0] + vector / group_vectors * p.ss[1];
+  const bool needs_x = to.spatial.result || to.channel.result;
+  for (int i = 0; i < work.length; i += work.slots) {
+    const int position = tile * work.length + i + slot, qy = position / width, qx = position % width;
+    const bool here = position < height * width;
+    float centre[kVector] = {}, totals[kVector] = {}, ds[taps];
+    if (here && needs_x) read(x + qy * int(p.xs[2]) + qx * int(p.xs[3]), centre);
+#pragma unroll
+    for (int k = 0; k < taps; ++k) {
+      const int oy = qy - step * (k / 3 - 1), ox = qx - step * (k % 3 - 1);
+      float g[kVector] = {}, s = 0;
+      if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width)) {
+        read(grad + oy * int(p.ys[2]) + ox * int(p.ys[3]), g);
+        if constexpr (Op::kSpatial) s = read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
+      }
+      ds[k] = 0;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        totals[v] += Op::tap(s, taps_of_c[k][v]) * g[v];
+        if constexpr (Op::kSpatial) ds[k] += Op::d_spatial(centre[v] * g[v], taps_of_c[k][v]);
+        if constexpr (Op::kChannel) dc[k][v] += Op::d_channel(centre[v] * g[v], s);
+      }
+    }
+    if (grad_x && here) write(grad_x + qy * int(gx_strides.at[2]) + qx * int(gx_strides.at[3]), totals);
+    if (Op::kSpatial && to.spatial.result) {
+      float* sums = shared + i / work.slots % 2 * runs * taps;
+      float eight[8], last[1] = {ds[8]};
+#pragma unroll
+      for (int k = 0; k < 8; ++k) eight[k] = ds[k];
+      const float sum = warp_sums<8>(eight, lanes), ninth = warp_sums<1>(last, lanes);
+      const int lane = int(threadIdx.x) % lanes, run = int(threadIdx.x) / lanes;
+      if (lane < 8) sums[run * taps + lane] = sum;
+      if (lane == 0) sums[run * taps + 8] = ninth;
+      sync_block();
+      const int each = group_vectors / lanes, groups = int(p.groups);
+      for (int j = threadIdx.x; j < work.slots * groups * taps; j += blockDim.x) {
+        const int k = j % taps, g = j / taps % groups, at = tile * work.length + i + j / taps / groups;
+        if (at >= height * width) continue;
+        float total = 0;
+        for (int n = 0; n < each; ++n) total += sums[(j / taps * each + n) * taps + k];
+        put_spatial(to.spatial, p, b, g, k, at / width, at % width, total);
+      }
+    }
+  }
+  if constexpr (Op::kChannel)
+    if (to.channel.result) {
+      const int all = work.vectors * kVector;
+#pragma unroll
+      for (int k = 0; k < taps; ++k) {
+        sync_block();
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) shared[slot * all + c + v] = dc[k][v];
+        sync_block();
+        for (int j = threadIdx.x; j < all; j += blockDim.x) {
+          float total = 0;
+          for (int n = 0; n < work.slots; ++n) total += shared[n * all + j];
+          to.channel.put(tile, (b * all + j) * taps + k, total);
+        }
+      }
+    }
+}
+
+template <class T>
+bool can_backward_pixels(const Problem& p, const Operands& o) {
+  const int64_t vectors = p.channels / kVector, group = p.group_channels() / kVector;
+  const bool lanes = group % 32 == 0 || ((group == 8 || group == 16) && vectors % 8 == 0);
+  return p.kh == 3 && p.kw == 3 && p.group_channels() % kVector == 0 && lanes && vectors <= kPixelThreads &&
+         kPixelThreads / vectors * vectors % 32 == 0 && has_vectors<T>(o.x, p.xs) && has_vectors<T>(o.grad, p.ys) &&
+         (!o.grad_x || has_vectors<T>(o.grad_x, o.grad_x_strides));
+}
+
+inline Pixels pixels_backward_work(const Problem& p) {
+  Pixels work{};
+  work.vectors = int(p.channels) / kVector, work.slots = kPixelThreads / work.vectors, work.parts = 1;
+  const int64_t positions = p.height * p.width;
+  const int64_t rounds = p.batch * positions / (work.slots * 384);  // where 384 blocks share them
+  work.length = int(std::clamp<int64_t>(rounds, 4, 128)) * work.slots;
+  work.tiles = ceil_div(positions, work.length);
+  return work;
+}
+
+template <class T, class Op>
+void backward_pixels(const Problem& p, const Operands& operands, Stream stream) {
+  const Typed<T> o(operands);
+  const Pixels work = pixels_backward_work(p);
+  const TapTargets<T> to = tap_targets<T>(p, operands, 1, work.tiles);
+  const int sums = 2 * work.threads() / 8 * 9, slots = work.threads() * kVector;
+  launch(pixels_backward<T, Op>, dim3(unsigned(p.batch * work.tiles)), dim3(work.threads()),
+         std::max(sums, slots) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial, o.channel, o.grad,
+         o.grad_x, to);
+  sum_all_partials(to, 1, work.tiles, stream);
+}
+
+}  // namespace dynfilters::cuda

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import GRIDS, TABLE_BATCH
+from benchmarks.cases import DTYPES, GRIDS, KINDS, LAYOUTS, PASSES, TABLE_BATCH
 from benchmarks.targets import MEGABYTE
 from experiments.files import read_json
 
@@ -25,6 +25,7 @@ PAPER = {
     "op": (0.12, 0.15, 0.48, 1.80, 7.30, 28.62),
 }
 LABELS = {"conv": "Conv", "dwconv": "DwConv", "module": "DDF", "op": "DDF op"}
+ORDER = KINDS, tuple(DTYPES), tuple(LAYOUTS), PASSES  # of the tables of cells
 PASS = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
 
 
@@ -58,10 +59,9 @@ def facts(results: Mapping[str, Any]) -> str:
         f"{machine['date']}",
         f"torch {machine['torch']}",
         f"backend {machine['backend']}",
-        f"{machine['threads']} threads",
         f"copy {results['copy_gbps']:.1f} GB/s",
-        f"memory allocator: {machine['allocator']}",
     ]
+    words += [f"memory allocator: {machine['allocator']}"] if "gpu" not in machine else []
     words += [f"flags {' '.join(machine['cpu_flags'])}"] if machine["cpu_flags"] else []
     before, after = machine.get("load_before"), machine.get("load_after")
     words += [f"load {before} before, {after} after"] if before is not None else []
@@ -148,15 +148,16 @@ def _present(cells: Iterable[Cell]) -> list[tuple[str, str]]:
 
 
 def _cell_tables(cells: Sequence[Cell]) -> Iterable[str]:
-    def section(cell: Cell) -> tuple[str, str, str, str]:
-        return cell["kind"], cell["dtype"], cell["layout"], cell["pass"]
+    def place(cell: Cell) -> tuple[int, ...]:
+        fields = zip(("kind", "dtype", "layout", "pass"), ORDER, strict=True)
+        return tuple(order.index(cell[field]) for field, order in fields)
 
     head = ["grid", "B", "candidate", "ms (p20–p80)", "GB/s", "of copy", "memory (MB)"]
     head += ["/ conv", "/ dwconv", "error"]
     gpu = any("eager_p50" in c for c in cells)
     head += ["eager (ms)", "warm (ms)", "peak / x"] if gpu else []
-    for key, group in groupby(sorted(cells, key=section), section):
-        kind, dtype, layout, which = key
+    for key, group in groupby(sorted(cells, key=place), place):
+        kind, dtype, layout, which = (order[i] for i, order in zip(key, ORDER, strict=True))
         yield f"### {kind}, {dtype}, {layout}, {PASS[which]}"
         yield table(head, (_cell_row(c, gpu) for c in group), left=3)
 

@@ -91,7 +91,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_positive, default=2, help="of the CPU; 2")
     parser.add_argument("--seconds", type=_seconds, help="that a race lasts; 1, on a GPU 0.3")
     parser.add_argument("--min-rounds", type=_positive, default=3, help="even of the slowest; 3")
-    parser.add_argument("--minutes", type=_seconds, default=5.0, help="then the rest is skipped; 5")
+    parser.add_argument(
+        "--minutes", type=_seconds, default=4.5, help="then the rest is skipped; 4.5"
+    )
     parser.add_argument("--quick", action="store_true", help="the fast candidates, briefly")
     parser.add_argument("--full", action="store_true", help="every candidate, type and layout")
     parser.add_argument("--fresh-pages", action="store_true", help="leave the allocator as it is")

@@ -35,6 +35,7 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(10**11),
     "MALLOC_TOP_PAD_": str(512 << 20),
 }
+COMPILING = 0.75  # share of the time
 LATE = {"status": "skipped", "reason": "out of time, see --minutes"}
 
 
@@ -110,14 +111,14 @@ def _measure_machine(device: str) -> dict[str, Any]:
 def _affordable(setting: Setting, spent: float) -> tuple[Setting, Setting]:
     """The candidates that there is time for, and the rest, after a share of the time is spent.
 
-    Compiling takes longer than everything else: it ends at half-time, so that the last cases are
+    Compiling takes longer than everything else: it ends early, so that the last cases are
     measured too.
     """
     names = setting.candidates
     if spent > 1:
         kept: tuple[str, ...] = ()
     else:
-        kept = tuple(n for n in names if n != "compile" or spent < 0.5)
+        kept = tuple(n for n in names if n != "compile" or spent < COMPILING)
     return tuple(
         replace(setting, candidates=some)
         for some in (kept, tuple(n for n in names if n not in kept))

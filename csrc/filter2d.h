@@ -15,13 +15,17 @@ struct Problem {
   Combine combine;
   // Strides in elements, so that any layout is read in place.
   int64_t xs[4];  // (b, c, h, w)
-  int64_t ys[4];  // y and its gradient: (b, c, rows*scale, cols*scale)
+  int64_t ys[4];  // y, or its gradient: (b, c, rows*scale, cols*scale)
+  int64_t gs[4];  // the gradient of x: (b, c, h, w)
   int64_t ss[5];  // spatial: (b, g, k, rows*scale, cols*scale)
   int64_t cs[4];  // channel: (b, c, k, phase)
 
   bool has_spatial() const { return combine != Combine::kChannelOnly; }
   bool has_channel() const { return combine != Combine::kSpatialOnly; }
   int64_t taps() const { return kh * kw; }
+  int64_t cells() const { return scale * scale; }
+  int64_t pad_h() const { return dilation * (kh / 2); }
+  int64_t pad_w() const { return dilation * (kw / 2); }
   int64_t group_channels() const { return channels / groups; }
 };
 

@@ -1,54 +1,38 @@
-// y of a block of rows, plane by plane. Accumulates in the accumulation type, each output in the
-// order of its taps; writes each output once.
+// y, tile by tile and plane by plane. Each output is summed in one order and written once.
 #pragma once
 #include "planar.h"
 
 namespace dynfilters::cpu {
 
-// One row of outputs. KW: taps across, or any number if 0. kUnit: stride and dilation are 1.
-template <class A, class Op, int KW, bool kUnit>
-void forward_row(const Planar<A>& plan, const A* plane, const A* taps, int64_t tap_step, const A* c, A* out) {
-  const int64_t kh = plan.p.kh, kw = KW ? KW : plan.p.kw;
-  const int64_t line = plan.line, down = kUnit ? line : plan.p.dilation * line;
-  for (int64_t j = 0; j < plan.run; j += kLanes<A>) {
-    Vector<A> total{};
-    for (int64_t ky = 0; ky < kh; ++ky)
-#pragma GCC unroll 7
-      for (int64_t kx = 0; kx < kw; ++kx) {
-        const int64_t k = ky * kw + kx;
-        const int64_t across = kUnit ? kx : plan.tap_offset(kx);
-        Vector<A> x = load(plane + ky * down + across + j), s{};
-        if constexpr (Op::kSpatial) s = load(taps + k * tap_step + j);
-        total += Op::tap(s, splat(c[k])) * x;
-      }
-    store(out + j, total);
-  }
-}
-
 template <class A>
-using ForwardRow = void (*)(const Planar<A>&, const A*, const A*, int64_t, const A*, A*);
-
-template <class T>
-void forward_planar(const Problem& p, ForwardRow<Accumulator<T>> forward_row, const Operands& o, Blocks blocks,
+void forward_planar(const Problem& p, const Operands& o, Access<A> io, Correlate<A> correlate, const Tiles& tiles,
                     int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  Planar<A> plan(p);
-  const int64_t cells = plan.cells(), K = p.taps();
-  std::vector<A> taps(plan.taps_size(blocks.rows)), plane(plan.plane_size(blocks.rows)), c(cells * K), out(plan.run);
+  Packer<A> pack(p, o, io);
+  Plan& plan = pack.plan;
+  std::vector<Reach> own;  // the taps of a window lie at its own place
+  for (int64_t k = 0; k < p.taps(); ++k) own.push_back({k, 0});
+  std::vector<A> planes, taps, out;
+  Vector<A> odd{};  // filler may be
+  int64_t sample = -1;
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / blocks.count, first = task % blocks.count * blocks.rows;
-    const int64_t rows = std::min(blocks.rows, p.rows - first);
-    for (int64_t ch = 0; rows > 0 && ch < p.channels; ++ch) {
-      if (ch % p.group_channels() == 0) plan.pack_taps(static_cast<const T*>(o.spatial), b, ch, first, rows, taps.data());
-      plan.pack_channel(static_cast<const T*>(o.channel), b, ch, c.data());
-      plan.pack_plane(static_cast<const T*>(o.x) + b * p.xs[0] + ch * p.xs[1], first, rows, plane.data());
-      T* target = static_cast<T*>(o.y) + b * p.ys[0] + ch * p.ys[1];
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t cell = 0; cell < cells; ++cell) {
-          forward_row(plan, plane.data() + plan.offset(i, 0, 0), taps.data() + plan.taps_index(rows, 0, i, cell),
-                      rows * cells * plan.run, c.data() + cell * K, out.data());
-          plan.unpack_output_row(out.data(), first + i, cell, target);
+    const int64_t b = task / tiles.count();
+    plan.begin(tiles.at(p, task % tiles.count()), pack.lanes);
+    if (b != sample) pack.pack_channel(b), sample = b;
+    pack.begin_x();
+    const int64_t size = p.has_spatial() ? p.taps() * plan.N : 0;
+    planes.assign(size, A(0)), taps.resize(p.cells() * size), out.resize(plan.N);
+    for (int64_t ch = 0; ch < p.channels; ++ch) {
+      if (p.has_spatial() && ch % p.group_channels() == 0)
+        for (int64_t cell = 0; cell < p.cells(); ++cell) {
+          pack.pack_planes(b, ch / p.group_channels(), cell, false, planes);
+          pack.interleave(planes.data(), plan.N, own.data(), p.taps(), taps.data() + cell * size);
         }
+      pack.pack_x(b, ch);
+      for (int64_t cell = 0; cell < p.cells(); ++cell) {
+        correlate(plan.reads.data(), p.taps(), pack.x.data(), taps.data() + cell * size, pack.channel_taps(ch, cell),
+                  plan.N, out.data(), false, &odd);
+        pack.write_y(out.data(), b, ch, cell);
+      }
     }
   }
 }

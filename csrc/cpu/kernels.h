@@ -1,27 +1,22 @@
-// The passes, for any storage type. Each runs the tasks [begin, end) of blocks.count·batch.
+// The passes, for any storage type and layout.
 #pragma once
-#include <cstdint>
-
-#include "../filter2d.h"
+#include "storage.h"
+#include "tiles.h"
 
 namespace dynfilters::cpu {
 
-enum class Storage : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
-
-struct Blocks {
-  int64_t rows, count;  // rows in a block, blocks in a sample
-};
-
 struct Operands {
   const void *x, *grad, *spatial, *channel;
-  void *y, *grad_x, *grad_spatial;
-  void* partial;  // (blocks of all samples, channels, phases, taps), of the accumulation type
+  void *y, *grad_x, *grad_spatial;  // null: not wanted
+  void* partial;  // (tasks, channels, phases, taps), of the accumulation type; null: not wanted
 };
 
-// pixels: x and y have their channels side by side. rows: of windows, or of x for grad_x.
-Blocks blocks_of(const Problem& p, bool pixels, int64_t rows, int64_t element_bytes);
-void forward(const Problem& p, Storage storage, bool pixels, const Operands& o, Blocks blocks, int64_t begin, int64_t end);
-void grad_x(const Problem& p, Storage storage, bool pixels, const Operands& o, Blocks blocks, int64_t begin, int64_t end);
-void grad_taps(const Problem& p, Storage storage, bool pixels, const Operands& o, Blocks blocks, int64_t begin, int64_t end);
+// y, for the tiles [begin, end) of all samples. False: the way cannot serve these values, and
+// what was written is not to be used.
+bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin, int64_t end);
+// The gradients wanted, for the tasks [begin, end): `chunks` to a sample, runs of its tiles.
+bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, int64_t begin, int64_t end);
+// Adds up, in order, what the chunks found for the gradient of channel; for samples [begin, end).
+void reduce_channel(const Problem& p, Storage storage, const void* partial, int64_t chunks, void* out, int64_t begin, int64_t end);
 
 }  // namespace dynfilters::cpu

@@ -1,240 +1,145 @@
-// Kernels for channels_last: vectors run along the channels of a pixel, x and y are read and
-// written in place. A task is a block of rows of one sample.
+// Kernels for channels_last: vectors run along the channels of a pixel, which x and y hold side
+// by side; both are read and written in place. A task is rows of one sample.
+//
+// (The passes over rows are in pixel_rows.h.) Every output pixel is a weighted sum of `n` source pixels: of x for y, of the gradient of y for
+// that of x. Where one lies outside the image, a page of zeros stands in for it, so that n and
+// the order of the sum are the same everywhere.
 #pragma once
-
-#include "planar.h"  // Blocks
+#include "../combine.h"
+#include "../filter2d.h"
+#include "simd.h"
 
 namespace dynfilters::cpu {
 
-// One tap of one pixel: where its partner pixel starts, its spatial weights (one a group, `step`
-// apart) and its channel weights.
+// out[c] = Σ over n sources of tap(s_t[group of c], channel[c, t]) · pixel_t[c].
 template <class T, class A>
-struct Tap {
-  const T* pixel;
-  const A* spatial;
-  const A* channel;
-};
+using Weigh = void (*)(const Problem& p, int64_t n, const T* const* pixel, const A* const* s, int64_t s_step,
+                       const A* channel, T* out);
 
-template <class T, class A>
-struct Pixels {
-  const Problem& p;
-  const int64_t cells, K, pad_h, pad_w;
-  explicit Pixels(const Problem& problem)
-      : p(problem), cells(problem.scale * problem.scale), K(problem.taps()),
-        pad_h(problem.dilation * (problem.kh / 2)), pad_w(problem.dilation * (problem.kw / 2)) {}
-
-  // out: [cell][k][channel]
-  void pack_channel(const T* channel, A* out) const {
-    for (int64_t cell = 0; cell < cells; ++cell)
-      for (int64_t k = 0; k < K; ++k)
-        for (int64_t c = 0; c < p.channels; ++c)
-          out[(cell * K + k) * p.channels + c] =
-              widen(channel[c * p.cs[1] + k * p.cs[2] + (p.phases > 1 ? cell : 0) * p.cs[3]]);
-  }
-  // The spatial taps of output row `row`; out: [column of y][k][group].
-  void pack_row(const T* spatial, int64_t row, A* out) const {
-    for (int64_t k = 0; k < K; ++k)
-      for (int64_t g = 0; g < p.groups; ++g) {
-        const T* source = spatial + g * p.ss[1] + k * p.ss[2] + row * p.ss[3];
-        for (int64_t j = 0; j < p.cols * p.scale; ++j) out[(j * K + k) * p.groups + g] = widen(source[j * p.ss[4]]);
-      }
-  }
-};
-
-// out[c] = Σ over n taps of tap(s, channel[c])·pixel[c], for all channels. N: n, or 0 for any.
-template <class T, class A, class Op, int N>
-void weigh_pixel(const Problem& p, const Tap<T, A>* taps, int64_t count, T* out) {
-  const int64_t n = N ? N : count, lanes = kLanes<A>, width = p.group_channels();
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const int64_t begin = g * width, end = begin + width;
-    int64_t c = begin;
-    for (; c + lanes <= end; c += lanes) {
-      Vector<A> total{};
-#pragma GCC unroll 9
-      for (int64_t t = 0; t < n; ++t) {
-        Vector<A> s{}, w{};
-        if constexpr (Op::kSpatial) s = splat(taps[t].spatial[g]);
-        if constexpr (Op::kChannel) w = load(taps[t].channel + c);
-        total += Op::tap(s, w) * load_wide(taps[t].pixel + c);
-      }
-      store_narrow(out + c, total);
+template <class T, class A, class Op, int NB>
+inline void weigh_some(int64_t n, const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c, T* out) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> total[NB]{};
+  for (int64_t t = 0; t < n; ++t) {
+    const Vector<A> own = splat(Op::kSpatial ? s[t][at] : A(0));
+    const T* from = pixel[t] + c;
+#pragma GCC unroll 4
+    for (int i = 0; i < NB; ++i) {
+      Vector<A> weight{};
+      if constexpr (Op::kChannel) weight = load(channel + (i * n + t) * lanes);
+      total[i] += Op::tap(own, weight) * load_wide(from + i * lanes);
     }
-    for (; c < end; ++c) {
+  }
+  for (int i = 0; i < NB; ++i) store_narrow(out + c + i * lanes, total[i]);
+}
+
+// The same for all vectors of a group from c to end, with the spatial taps and addresses of nine
+// sources in registers.
+template <class T, class A, class Op>
+inline void weigh_nine(const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c, int64_t end, T* out) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> own[9];
+  const T* from[9];
+  for (int t = 0; t < 9; ++t) own[t] = splat(Op::kSpatial ? s[t][at] : A(0)), from[t] = pixel[t];
+  for (; c < end; c += lanes, channel += 9 * lanes) {
+    Vector<A> total{};
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; ++t) {
+      Vector<A> weight{};
+      if constexpr (Op::kChannel) weight = load(channel + t * lanes);
+      total += Op::tap(own[t], weight) * load_wide(from[t] + c);
+    }
+    store_narrow(out + c, total);
+  }
+}
+
+template <class T, class A, class Op>
+void weigh(const Problem& p, int64_t n, const T* const* pixel, const A* const* s, int64_t s_step, const A* channel, T* out) {
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t width = p.group_channels(), rest = width % lanes, step = Op::kChannel ? n * lanes : 0;
+  for (int64_t g = 0, c = 0; g < p.groups; ++g) {
+    const int64_t end = c + width - rest, at = g * s_step;
+    if (sizeof(T) == 4 && n == 9) {
+      weigh_nine<T, A, Op>(pixel, s, at, channel, c, end, out);
+      channel += (end - c) / lanes * step, c = end;
+    }
+    for (; c + 4 * lanes <= end; c += 4 * lanes, channel += 4 * step)
+      weigh_some<T, A, Op, 4>(n, pixel, s, at, channel, c, out);
+    for (; c < end; c += lanes, channel += step) weigh_some<T, A, Op, 1>(n, pixel, s, at, channel, c, out);
+    for (int64_t i = 0; i < rest; ++i, ++c) {
       A total = 0;
       for (int64_t t = 0; t < n; ++t)
-        total += Op::tap(Op::kSpatial ? taps[t].spatial[g] : A(0), Op::kChannel ? taps[t].channel[c] : A(0)) *
-                 widen(taps[t].pixel[c]);
+        total += Op::tap(Op::kSpatial ? s[t][at] : A(0), Op::kChannel ? channel[t * lanes + i] : A(0)) * widen(pixel[t][c]);
       narrow(total, out + c);
     }
+    if (rest) channel += step;
   }
 }
 
-// The kernel for pixels with all their taps inside the image.
-template <class T, class Op>
-auto weigh_for(const Problem& p) {
-  using A = Accumulator<T>;
-  auto weigh = weigh_pixel<T, A, Op, 0>;
-  if constexpr (sizeof(T) == 4) {
-    if (p.taps() == 9) weigh = weigh_pixel<T, A, Op, 9>;
-    if (p.taps() == 25) weigh = weigh_pixel<T, A, Op, 25>;
-  }
-  return weigh;
-}
+// For two windows at once, p = g[c] · pixel_t[c]: s_sums[t, group] = Σ_c d_spatial(p, channel[c, t])
+// over the group's channels, c_sums[c, t] += d_channel(p, s_t[group of c]).
+template <class T, class A>
+struct PixelSums {
+  const T* g[2];
+  const T* const* pixel[2];
+  const A* const* s[2];
+  A* s_sums[2];                 // (taps, groups), s_sums_step from one to the next
+  int64_t s_step, s_sums_step;  // s_step: of s, from a group to the next
+  const A* channel;
+  A* c_sums;  // packed as channel
+};
 
 template <class T, class A>
-using Weigh = void (*)(const Problem&, const Tap<T, A>*, int64_t, T*);
+using SumPixels = void (*)(const Problem& p, const PixelSums<T, A>& sums);
 
-template <class T>
-void forward_pixels(const Problem& p, Weigh<T, Accumulator<T>> weigh_all, Weigh<T, Accumulator<T>> weigh_some,
-                    const Operands& o, Blocks blocks, int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  auto x = static_cast<const T*>(o.x), spatial = static_cast<const T*>(o.spatial), channel = static_cast<const T*>(o.channel);
-  auto y = static_cast<T*>(o.y);
-  Pixels<T, A> plan(p);
-  const int64_t K = plan.K, C = p.channels, across = p.cols * p.scale;
-  std::vector<A> s(p.has_spatial() ? across * K * p.groups : 0), c(p.has_channel() ? plan.cells * K * C : 0);
-  std::vector<Tap<T, A>> taps(K);
-  int64_t packed = -1;
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / blocks.count, first = task % blocks.count * blocks.rows * p.scale;
-    const int64_t last = std::min(first + blocks.rows * p.scale, p.rows * p.scale);
-    if (p.has_channel() && packed != b) plan.pack_channel(channel + b * p.cs[0], c.data()), packed = b;
-    for (int64_t row = first; row < last; ++row) {
-      if (p.has_spatial()) plan.pack_row(spatial + b * p.ss[0], row, s.data());
-      const int64_t top = row / p.scale * p.stride - plan.pad_h;
-      for (int64_t column = 0; column < across; ++column) {
-        const int64_t left = column / p.scale * p.stride - plan.pad_w;
-        const int64_t cell = row % p.scale * p.scale + column % p.scale;
-        int64_t n = 0;
-        for (int64_t ky = 0; ky < p.kh; ++ky) {
-          const int64_t h = top + ky * p.dilation;
-          if (h < 0 || h >= p.height) continue;
-          for (int64_t kx = 0; kx < p.kw; ++kx) {
-            const int64_t w = left + kx * p.dilation, k = ky * p.kw + kx;
-            if (w < 0 || w >= p.width) continue;
-            taps[n++] = {x + b * p.xs[0] + h * p.xs[2] + w * p.xs[3], s.data() + (column * K + k) * p.groups,
-                         c.data() + (cell * K + k) * C};
-          }
-        }
-        (n == K ? weigh_all : weigh_some)(p, taps.data(), n, y + b * p.ys[0] + row * p.ys[2] + column * p.ys[3]);
+template <class T, class A, class Op, int NT>
+void sum_some_pixels(const Problem& p, int64_t group, int64_t done, const PixelSums<T, A>& o) {
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t n = p.taps(), width = p.group_channels(), end = (group + 1) * width, whole = end - width % lanes;
+  Vector<A> own[NT][2], total[NT][2]{};
+  const T *pixel[NT][2], *grad[2] = {o.g[0], o.g[1]};
+  for (int t = 0; t < NT; ++t)
+    for (int w = 0; w < 2; ++w) {
+      own[t][w] = splat(Op::kSpatial ? o.s[w][done + t][group * o.s_step] : A(0));
+      pixel[t][w] = o.pixel[w][done + t];
+    }
+  const int64_t at = Op::kChannel ? (group * round_up(width, lanes) * n + done * lanes) : 0;
+  const A* channel = o.channel + at;
+  A* c_sums = o.c_sums + at;
+  int64_t c = group * width;
+  for (; c < whole; c += lanes, channel += n * lanes, c_sums += n * lanes) {
+    const Vector<A> g[2] = {load_wide(grad[0] + c), load_wide(grad[1] + c)};
+#pragma GCC unroll 3
+    for (int t = 0; t < NT; ++t) {
+      const Vector<A> product[2] = {g[0] * load_wide(pixel[t][0] + c), g[1] * load_wide(pixel[t][1] + c)};
+      if constexpr (Op::kSpatial) {
+        Vector<A> weight{};
+        if constexpr (Op::kChannel) weight = load(channel + t * lanes);
+        total[t][0] += Op::d_spatial(product[0], weight), total[t][1] += Op::d_spatial(product[1], weight);
       }
+      if constexpr (Op::kChannel)
+        store(c_sums + t * lanes,
+              load(c_sums + t * lanes) + Op::d_channel(product[0], own[t][0]) + Op::d_channel(product[1], own[t][1]));
     }
   }
+  for (int t = 0; t < NT; ++t)
+    for (int w = 0; w < 2; ++w) {
+      A spatial = sum<A>(total[t][w]);
+      for (int64_t i = 0; i < end - whole; ++i) {
+        const A product = widen(grad[w][whole + i]) * widen(pixel[t][w][whole + i]);
+        if constexpr (Op::kSpatial) spatial += Op::d_spatial(product, Op::kChannel ? channel[t * lanes + i] : A(0));
+        if constexpr (Op::kChannel) c_sums[t * lanes + i] += Op::d_channel(product, own[t][w][0]);
+      }
+      if constexpr (Op::kSpatial) o.s_sums[w][((done + t) * p.groups + group) * o.s_sums_step] = spatial;
+    }
 }
 
-// Gradient of x: the same weighing, of the outputs that read a pixel.
-template <class T>
-void grad_x_pixels(const Problem& p, Weigh<T, Accumulator<T>> weigh_all, Weigh<T, Accumulator<T>> weigh_some,
-                   const Operands& o, Blocks blocks, int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  auto grad = static_cast<const T*>(o.grad), spatial = static_cast<const T*>(o.spatial), channel = static_cast<const T*>(o.channel);
-  auto gx = static_cast<T*>(o.grad_x);
-  Pixels<T, A> plan(p);
-  const int64_t K = plan.K, C = p.channels, across = p.cols * p.scale, row_size = across * K * p.groups;
-  // Output rows that one input row can depend on lie within this many neighbours.
-  const int64_t ring = ((p.kh - 1) * p.dilation / p.stride + 2) * p.scale;
-  std::vector<A> s(p.has_spatial() ? ring * row_size : 0), c(p.has_channel() ? plan.cells * K * C : 0);
-  std::vector<int64_t> held(ring);
-  std::vector<Tap<T, A>> taps(K * plan.cells);
-  int64_t packed = -1;
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / blocks.count, first = task % blocks.count * blocks.rows;
-    const int64_t last = std::min(first + blocks.rows, p.height);
-    if (p.has_channel() && packed != b) plan.pack_channel(channel + b * p.cs[0], c.data()), packed = b;
-    std::fill(held.begin(), held.end(), -1);
-    for (int64_t h = first; h < last; ++h) {
-      for (int64_t ky = 0; p.has_spatial() && ky < p.kh; ++ky) {
-        const int64_t centre = h + plan.pad_h - ky * p.dilation;
-        if (centre < 0 || centre % p.stride || centre / p.stride >= p.rows) continue;
-        for (int64_t u = 0; u < p.scale; ++u) {
-          const int64_t row = centre / p.stride * p.scale + u, slot = row % ring;
-          if (held[slot] != row) plan.pack_row(spatial + b * p.ss[0], row, s.data() + slot * row_size), held[slot] = row;
-        }
-      }
-      for (int64_t w = 0; w < p.width; ++w) {
-        int64_t n = 0;
-        for (int64_t ky = 0; ky < p.kh; ++ky) {
-          const int64_t centre = h + plan.pad_h - ky * p.dilation;
-          if (centre < 0 || centre % p.stride || centre / p.stride >= p.rows) continue;
-          for (int64_t kx = 0; kx < p.kw; ++kx) {
-            const int64_t middle = w + plan.pad_w - kx * p.dilation, k = ky * p.kw + kx;
-            if (middle < 0 || middle % p.stride || middle / p.stride >= p.cols) continue;
-            for (int64_t cell = 0; cell < plan.cells; ++cell) {
-              const int64_t u = cell / p.scale, v = cell % p.scale;
-              const int64_t row = centre / p.stride * p.scale + u, column = middle / p.stride * p.scale + v;
-              taps[n++] = {grad + b * p.ys[0] + row * p.ys[2] + column * p.ys[3],
-                           s.data() + row % ring * row_size + (column * K + k) * p.groups,
-                           c.data() + (cell * K + k) * C};
-            }
-          }
-        }
-        (n == K ? weigh_all : weigh_some)(p, taps.data(), n, gx + b * p.xs[0] + h * p.xs[2] + w * p.xs[3]);
-      }
-    }
-  }
-}
-
-// Gradients of spatial and channel; `partial` as in grad_taps_planar.
-template <class T, class Op>
-void grad_taps_pixels(const Problem& p, const Operands& o, Blocks blocks, int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  auto x = static_cast<const T*>(o.x), grad = static_cast<const T*>(o.grad);
-  auto spatial = static_cast<const T*>(o.spatial), channel = static_cast<const T*>(o.channel);
-  auto gs = static_cast<T*>(o.grad_spatial);
-  auto partial = static_cast<A*>(o.partial);
-  Pixels<T, A> plan(p);
-  const int64_t K = plan.K, C = p.channels, across = p.cols * p.scale, lanes = kLanes<A>, width = p.group_channels();
-  std::vector<A> s(Op::kSpatial ? across * K * p.groups : 0), c(Op::kChannel ? plan.cells * K * C : 0);
-  std::vector<A> c_sum(partial ? p.phases * K * C : 0);
-  const std::vector<A> zeros(lanes);
-  int64_t packed = -1;
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / blocks.count, first = task % blocks.count * blocks.rows * p.scale;
-    const int64_t last = std::min(first + blocks.rows * p.scale, p.rows * p.scale);
-    if (Op::kChannel && packed != b) plan.pack_channel(channel + b * p.cs[0], c.data()), packed = b;
-    std::fill(c_sum.begin(), c_sum.end(), A(0));
-    for (int64_t row = first; row < last; ++row) {
-      if (Op::kSpatial) plan.pack_row(spatial + b * p.ss[0], row, s.data());
-      const int64_t top = row / p.scale * p.stride - plan.pad_h;
-      for (int64_t column = 0; column < across; ++column) {
-        const int64_t left = column / p.scale * p.stride - plan.pad_w;
-        const int64_t cell = row % p.scale * p.scale + column % p.scale;
-        const T* g_pixel = grad + b * p.ys[0] + row * p.ys[2] + column * p.ys[3];
-        for (int64_t k = 0; k < K; ++k) {
-          const int64_t h = top + k / p.kw * p.dilation, w = left + k % p.kw * p.dilation;
-          const bool inside = h >= 0 && h < p.height && w >= 0 && w < p.width;
-          const T* pixel = x + b * p.xs[0] + h * p.xs[2] + w * p.xs[3];
-          const A* weights = Op::kChannel ? c.data() + (cell * K + k) * C : zeros.data();
-          A* sums = partial ? c_sum.data() + ((p.phases > 1 ? cell : 0) * K + k) * C : nullptr;
-          for (int64_t g = 0; g < p.groups; ++g) {
-            A total = 0;
-            if (inside) {
-              const A tap = Op::kSpatial ? s[(column * K + k) * p.groups + g] : A(0);
-              Vector<A> totals{};
-              int64_t i = g * width;
-              for (; i + lanes <= (g + 1) * width; i += lanes) {
-                Vector<A> product = load_wide(g_pixel + i) * load_wide(pixel + i);
-                if (Op::kSpatial && gs) totals += Op::d_spatial(product, Op::kChannel ? load(weights + i) : Vector<A>{});
-                if (Op::kChannel && sums) store(sums + i, load(sums + i) + Op::d_channel(product, splat(tap)));
-              }
-              total = sum<A>(totals);
-              for (; i < (g + 1) * width; ++i) {
-                A product = widen(g_pixel[i]) * widen(pixel[i]);
-                if (Op::kSpatial && gs) total += Op::d_spatial(product, Op::kChannel ? weights[i] : A(0));
-                if (Op::kChannel && sums) sums[i] += Op::d_channel(product, tap);
-              }
-            }
-            if (Op::kSpatial && gs)
-              narrow(total, gs + (((b * p.groups + g) * K + k) * p.rows * p.scale + row) * across + column);
-          }
-        }
-      }
-    }
-    if (partial)
-      for (int64_t phase = 0; phase < p.phases; ++phase)
-        for (int64_t k = 0; k < K; ++k)
-          for (int64_t ch = 0; ch < C; ++ch)
-            partial[((task * C + ch) * p.phases + phase) * K + k] = c_sum[(phase * K + k) * C + ch];
+template <class T, class A, class Op>
+void sum_pixels(const Problem& p, const PixelSums<T, A>& o) {
+  for (int64_t g = 0; g < p.groups; ++g) {
+    int64_t done = 0;
+    for (; done + 3 <= p.taps(); done += 3) sum_some_pixels<T, A, Op, 3>(p, g, done, o);
+    for (; done < p.taps(); ++done) sum_some_pixels<T, A, Op, 1>(p, g, done, o);
   }
 }
 

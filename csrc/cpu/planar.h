@@ -1,122 +1,103 @@
-// Kernels for planes (NCHW, and any other layout that is not channels_last): vectors run along
-// the columns of a row.
-//
-// A task is a block of window rows of one sample. Its operands are packed into small padded
-// buffers of the accumulation type first: x with the zero border around it and, where the stride
-// is above 1, its columns sorted by their place within the stride, so that every tap of a row of
-// windows is one run of memory; spatial taps once for all channels of a group.
+// What the planar passes share: a tile's operands packed to the accumulation type, in the layout
+// of plan.h. Any strides, so any memory format, are read and written in place.
 #pragma once
-#include <algorithm>
-#include <vector>
-
-#include "../combine.h"
-#include "../filter2d.h"
 #include "kernels.h"
-#include "simd.h"
+#include "rows.h"
 
 namespace dynfilters::cpu {
 
+inline const void* at(const void* base, int64_t bytes) { return static_cast<const char*>(base) + bytes; }
+inline void* at(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
+
 template <class A>
-struct Planar {
+class Packer {
+ public:
   const Problem& p;
-  int64_t lanes, run;          // run: packed columns of a row of windows, rounded up
-  int64_t residue, line, pad_h, pad_w;
+  const Operands& o;
+  const Access<A> io;
+  Plan plan;
+  std::vector<A> x, g, channel;
+  static constexpr int64_t lanes = kLanes<A>;
 
-  explicit Planar(const Problem& problem) : p(problem), lanes(kLanes<A>) {
-    run = round_up(p.cols, lanes);
-    residue = run + ((p.kw - 1) * p.dilation) / p.stride + 1;
-    line = residue * p.stride;
-    pad_h = p.dilation * (p.kh / 2);
-    pad_w = p.dilation * (p.kw / 2);
-  }
-  int64_t cells() const { return p.scale * p.scale; }
-  int64_t window_rows(int64_t rows) const { return (rows - 1) * p.stride + (p.kh - 1) * p.dilation + 1; }
-  int64_t tap_offset(int64_t kx) const {
-    int64_t column = kx * p.dilation;
-    return (column % p.stride) * residue + column / p.stride;
-  }
-  // Where tap (ky, kx) of the windows in block row i starts in the packed plane.
-  int64_t offset(int64_t i, int64_t ky, int64_t kx) const {
-    return (i * p.stride + ky * p.dilation) * line + tap_offset(kx);
-  }
-  int64_t plane_size(int64_t rows) const { return window_rows(rows) * line + lanes; }
-  int64_t taps_size(int64_t rows) const { return p.has_spatial() ? p.taps() * rows * cells() * run : 0; }
-  // Packed taps: [k][row][phase row][phase column][column].
-  int64_t taps_index(int64_t rows, int64_t k, int64_t i, int64_t cell) const {
-    return p.has_spatial() ? ((k * rows + i) * cells() + cell) * run : 0;
-  }
+  Packer(const Problem& problem, const Operands& operands, Access<A> access)
+      : p(problem), o(operands), io(access), plan(problem) {}
 
-  template <class T>
-  void pack_plane(const T* x, int64_t first, int64_t rows, A* out) const {
-    std::fill(out, out + plane_size(rows), A(0));
-    for (int64_t r = 0, n = window_rows(rows); r < n; ++r) {
-      int64_t row = first * p.stride + r - pad_h;
-      if (row < 0 || row >= p.height) continue;
-      const T* source = x + row * p.xs[2];
-      A* target = out + r * line;
-      if (p.stride == 1) {
-        int64_t width = std::min(p.width, line - pad_w);
-        for (int64_t j = 0; j < width; ++j) target[pad_w + j] = widen(source[j * p.xs[3]]);
-      } else {
-        for (int64_t j = 0; j < p.width; ++j) {
-          int64_t column = pad_w + j, place = column / p.stride;
-          if (place < residue) target[(column % p.stride) * residue + place] = widen(source[j * p.xs[3]]);
-        }
+  // Filler and what lies outside the image stay zero for all channels of a tile.
+  void begin_x() { x.assign(plan.x_total(), A(0)); }
+  void begin_g() { g.assign(p.cells() * plan.g_size, A(0)); }
+
+  void pack_x(int64_t b, int64_t ch) {
+    const void* base = at(o.x, (b * p.xs[0] + ch * p.xs[1]) * io.bytes);
+    A* plane = x.data();
+    for (int64_t ry : plan.residues_of(0))
+      for (int64_t rx : plan.residues_of(1)) {
+        const Span y = plan.x_span(0, ry), z = plan.x_span(1, rx);
+        if (y.count && z.count)
+          io.read(at(base, (y.source * p.xs[2] + z.source * p.xs[3]) * io.bytes), y.count, p.stride * p.xs[2], z.count,
+                  p.stride * p.xs[3], plane + y.target * plan.L + z.target, plan.L);
+        plane += plan.x_size;
       }
+  }
+  // The gradient of y at one phase, with the tile's border.
+  void pack_g(int64_t b, int64_t ch, int64_t cell) {
+    const Span y = plan.g_span(0), z = plan.g_span(1);
+    io.read(at(o.grad, (b * p.ys[0] + ch * p.ys[1] + y_offset(y.source, z.source, cell)) * io.bytes), y.count,
+            p.scale * p.ys[2], z.count, p.scale * p.ys[3],
+            g.data() + cell * plan.g_size + y.target * plan.L + z.target, plan.L);
+  }
+  // A tile of y at one phase.
+  void write_y(const A* values, int64_t b, int64_t ch, int64_t cell) const {
+    const Tile& t = plan.tile;
+    io.write(values, plan.L, t.rows, t.cols,
+             at(o.y, (b * p.ys[0] + ch * p.ys[1] + y_offset(t.row, t.col, cell)) * io.bytes), p.scale * p.ys[2],
+             p.scale * p.ys[3]);
+  }
+  // The pixels of the tile at place (v, w) within a stride.
+  void write_grad_x(const A* values, int64_t b, int64_t ch, int64_t v, int64_t w) const {
+    const Span y = plan.pixel_span(0, v), z = plan.pixel_span(1, w);
+    if (y.count && z.count)
+      io.write(values, plan.L, y.count, z.count,
+               at(o.grad_x, (b * p.gs[0] + ch * p.gs[1] + y.source * p.gs[2] + z.source * p.gs[3]) * io.bytes),
+               p.stride * p.gs[2], p.stride * p.gs[3]);
+  }
+  // All channel taps of a sample: (channels, cells, taps).
+  void pack_channel(int64_t b) {
+    if (!p.has_channel()) return;
+    channel.resize(p.channels * p.cells() * p.taps());
+    for (int64_t cell = 0; cell < p.cells(); ++cell)
+      for (int64_t ch = 0; ch < p.channels; ++ch)
+        io.read(at(o.channel, (b * p.cs[0] + ch * p.cs[1] + (p.phases > 1 ? cell : 0) * p.cs[3]) * io.bytes), 1, 0,
+                p.taps(), p.cs[2], channel.data() + (ch * p.cells() + cell) * p.taps(), 0);
+  }
+  const A* channel_taps(int64_t ch, int64_t cell) const {
+    return p.has_channel() ? channel.data() + (ch * p.cells() + cell) * p.taps() : nullptr;
+  }
+
+  // The spatial taps of a group at one phase: (taps, size) with the border of g, or without.
+  void pack_planes(int64_t b, int64_t group, int64_t cell, bool bordered, std::vector<A>& planes) const {
+    const Tile& t = plan.tile;
+    const Span y = bordered ? plan.g_span(0) : Span{t.row, 0, t.rows};
+    const Span z = bordered ? plan.g_span(1) : Span{t.col, 0, t.cols};
+    const int64_t size = bordered ? plan.g_size : plan.N;
+    for (int64_t k = 0; k < p.taps(); ++k)
+      io.read(at(o.spatial, (b * p.ss[0] + group * p.ss[1] + k * p.ss[2] + s_offset(y.source, z.source, cell)) * io.bytes),
+              y.count, p.scale * p.ss[3], z.count, p.scale * p.ss[4],
+              planes.data() + k * size + y.target * plan.L + z.target, plan.L);
+  }
+  // Planes to (N / lanes, n, lanes), plane taps[t].tap read from taps[t].offset on.
+  void interleave(const A* planes, int64_t size, const Reach* taps, int64_t n, A* out) const {
+    for (int64_t t = 0; t < n; ++t) {
+      const A* plane = planes + taps[t].tap * size + taps[t].offset;
+      for (int64_t m = 0; m < plan.N; m += lanes) store(out + m * n + t * lanes, load(plane + m));
     }
   }
-  template <class T>
-  void pack_taps(const T* spatial, int64_t b, int64_t channel, int64_t first, int64_t rows, A* out) const {
-    if (!p.has_spatial()) return;
-    spatial += b * p.ss[0] + channel / p.group_channels() * p.ss[1];
-    for (int64_t k = 0; k < p.taps(); ++k)
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t cell = 0; cell < cells(); ++cell) {
-          int64_t u = cell / p.scale, v = cell % p.scale;
-          const T* source = spatial + k * p.ss[2] + ((first + i) * p.scale + u) * p.ss[3] + v * p.ss[4];
-          A* target = out + taps_index(rows, k, i, cell);
-          int64_t step = p.scale * p.ss[4];
-          for (int64_t j = 0; j < p.cols; ++j) target[j] = widen(source[j * step]);
-          std::fill(target + p.cols, target + run, A(0));
-        }
+
+ private:
+  int64_t y_offset(int64_t i, int64_t j, int64_t cell) const {
+    return (i * p.scale + cell / p.scale) * p.ys[2] + (j * p.scale + cell % p.scale) * p.ys[3];
   }
-  // The reverse, into a contiguous (batch, groups, taps, rows·scale, cols·scale).
-  template <class T>
-  void unpack_taps(const A* sums, int64_t b, int64_t channel, int64_t first, int64_t rows, T* out) const {
-    const int64_t height = p.rows * p.scale, width = p.cols * p.scale;
-    out += (b * p.groups + channel / p.group_channels()) * p.taps() * height * width;
-    for (int64_t k = 0; k < p.taps(); ++k)
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t cell = 0; cell < cells(); ++cell) {
-          const A* source = sums + taps_index(rows, k, i, cell);
-          T* target = out + (k * height + (first + i) * p.scale + cell / p.scale) * width + cell % p.scale;
-          for (int64_t j = 0; j < p.cols; ++j) narrow(source[j], target + j * p.scale);
-        }
-  }
-  // A row of y, or of its gradient, at one phase.
-  template <class T>
-  void pack_output_row(const T* y, int64_t row, int64_t cell, A* out) const {
-    const T* source = y + (row * p.scale + cell / p.scale) * p.ys[2] + (cell % p.scale) * p.ys[3];
-    int64_t step = p.scale * p.ys[3];
-    for (int64_t j = 0; j < p.cols; ++j) out[j] = widen(source[j * step]);
-    std::fill(out + p.cols, out + run, A(0));
-  }
-  template <class T>
-  void unpack_output_row(const A* row_values, int64_t row, int64_t cell, T* y) const {
-    T* target = y + (row * p.scale + cell / p.scale) * p.ys[2] + (cell % p.scale) * p.ys[3];
-    int64_t step = p.scale * p.ys[3];
-    if (step == 1)
-      for (int64_t j = 0; j < p.cols; ++j) narrow(row_values[j], target + j);
-    else
-      for (int64_t j = 0; j < p.cols; ++j) narrow(row_values[j], target + j * step);
-  }
-  template <class T>
-  void pack_channel(const T* channel, int64_t b, int64_t ch, A* out) const {  // out: [cell][k]
-    if (!p.has_channel()) return;
-    channel += b * p.cs[0] + ch * p.cs[1];
-    for (int64_t cell = 0; cell < cells(); ++cell)
-      for (int64_t k = 0; k < p.taps(); ++k)
-        out[cell * p.taps() + k] = widen(channel[k * p.cs[2] + (p.phases > 1 ? cell : 0) * p.cs[3]]);
+  int64_t s_offset(int64_t i, int64_t j, int64_t cell) const {
+    return (i * p.scale + cell / p.scale) * p.ss[3] + (j * p.scale + cell % p.scale) * p.ss[4];
   }
 };
 

@@ -1,6 +1,8 @@
 // Vectors of the accumulation type, through the compiler's vector extension: no intrinsics, so
 // the same source serves AVX2, AVX-512 and NEON.
 #pragma once
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -25,6 +27,9 @@ template <class T> using Accumulator = typename AccumulatorOf<T>::type;
 template <class A> inline constexpr int kLanes = kVectorBytes / int(sizeof(A));
 template <class A> struct VectorOf { typedef A type __attribute__((vector_size(kVectorBytes))); };
 template <class A> using Vector = typename VectorOf<A>::type;
+template <int kBytes> struct MaskOf { typedef int32_t type __attribute__((vector_size(kVectorBytes))); };
+template <> struct MaskOf<8> { typedef int64_t type __attribute__((vector_size(kVectorBytes))); };
+template <class A> using Mask = typename MaskOf<int(sizeof(A))>::type;  // all ones or all zeros a lane
 
 inline float widen(BFloat16 value) {
   uint32_t bits = uint32_t(value.bits) << 16;
@@ -74,13 +79,15 @@ template <class T> inline void store_narrow(T* p, Vector<Accumulator<T>> v) {
     for (int i = 0; i < kLanes<A>; ++i) narrow(v[i], p + i);
   }
 }
-// A sum in a fixed order, whatever the machine.
-template <class A> inline A sum(Vector<A> v) {
-  A lanes[kLanes<A>];
-  store(lanes, v);
-  for (int width = kLanes<A> / 2; width; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+// A sum in a fixed order: the upper half onto the lower, again and again.
+template <class A, int kCount> struct Lanes { typedef A type __attribute__((vector_size(kCount * sizeof(A)))); };
+template <class A, int kCount = kLanes<A>> inline A sum(typename Lanes<A, kCount>::type v) {
+  if constexpr (kCount == 2) {
+    return v[0] + v[1];
+  } else {
+    const auto half = std::bit_cast<std::array<typename Lanes<A, kCount / 2>::type, 2>>(v);
+    return sum<A, kCount / 2>(half[0] + half[1]);
+  }
 }
 
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }

@@ -1,23 +1,70 @@
+// Between storage types and the accumulation type. What runs over whole planes takes these as
+// function pointers and is compiled for float and double only.
 #pragma once
-#include "kernels.h"
 #include "simd.h"
 
 namespace dynfilters::cpu {
 
-template <class T>
-struct Type {
-  using type = T;
+enum class Storage : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
+
+// rows × cols elements, the strides in elements; the dense side has its columns side by side.
+template <class A>
+struct Access {
+  using type = A;
+  int64_t bytes;
+  void (*read)(const void* from, int64_t rows, int64_t row_stride, int64_t cols, int64_t col_stride, A* to, int64_t pitch);
+  void (*write)(const A* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride, int64_t col_stride);
 };
 
-// Calls f(Type<T>{}) with the storage type.
-template <class F>
-void with_storage(Storage storage, const F& f) {
-  switch (storage) {
-    case Storage::kFloat64: return f(Type<double>{});
-    case Storage::kFloat32: return f(Type<float>{});
-    case Storage::kBFloat16: return f(Type<BFloat16>{});
-    case Storage::kFloat16: return f(Type<Half>{});
+// Whole vectors, the last one overlapping the one before, so that nothing beyond is touched.
+template <class T>
+inline void read_row(const T* from, int64_t n, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int64_t lanes = kLanes<A>;
+  if (n >= lanes) {
+    for (int64_t j = 0; j + lanes <= n; j += lanes) store(to + j, load_wide(from + j));
+    store(to + n - lanes, load_wide(from + n - lanes));
+  } else {
+    for (int64_t j = 0; j < n; ++j) to[j] = widen(from[j]);
   }
 }
+template <class T>
+inline void write_row(const Accumulator<T>* from, int64_t n, T* to) {
+  using A = Accumulator<T>;
+  constexpr int64_t lanes = kLanes<A>;
+  if (n >= lanes) {
+    for (int64_t j = 0; j + lanes <= n; j += lanes) store_narrow(to + j, load(from + j));
+    store_narrow(to + n - lanes, load(from + n - lanes));
+  } else {
+    for (int64_t j = 0; j < n; ++j) narrow(from[j], to + j);
+  }
+}
+
+template <class T>
+void read_block(const void* from, int64_t rows, int64_t row_stride, int64_t cols, int64_t col_stride,
+                Accumulator<T>* to, int64_t pitch) {
+  auto source = static_cast<const T*>(from);
+  for (int64_t i = 0; i < rows; ++i, source += row_stride, to += pitch)
+    if (col_stride == 1)
+      read_row(source, cols, to);
+    else
+      for (int64_t j = 0; j < cols; ++j) to[j] = widen(source[j * col_stride]);
+}
+template <class T>
+void write_block(const Accumulator<T>* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride,
+                 int64_t col_stride) {
+  auto target = static_cast<T*>(to);
+  for (int64_t i = 0; i < rows; ++i, target += row_stride, from += pitch)
+    if (col_stride == 1)
+      write_row(from, cols, target);
+    else
+      for (int64_t j = 0; j < cols; ++j) narrow(from[j], target + j * col_stride);
+}
+
+template <class T>
+struct AccessTo : Access<Accumulator<T>> {
+  using storage = T;
+  AccessTo() : Access<Accumulator<T>>{int64_t(sizeof(T)), read_block<T>, write_block<T>} {}
+};
 
 }  // namespace dynfilters::cpu

@@ -1,0 +1,219 @@
+// The planar passes where the planes themselves can be read as flat memory: dense planes of the
+// accumulation type, stride and scale 1. Positions run over whole rows of the image with its own
+// width as pitch, so nothing is packed but the spatial taps, once for all channels of a group.
+//
+// A tap that would reach beyond the left or right edge reads a pixel of the neighbouring row
+// instead; its spatial tap is set to zero, which drops it. That is exact unless the pixel is not
+// finite. So each pass reports whether a result was not finite, and the caller then runs the
+// packed pass, which reads zeros there.
+#pragma once
+#include "kernels.h"
+#include "rows.h"
+
+namespace dynfilters::cpu {
+
+template <class A>
+class Flat {
+ public:
+  const Problem& p;
+  const Operands& o;
+  int64_t row = 0, rows = 0, N = 0;
+  std::vector<Reach> reads;    // of a window: the pixel under each tap
+  std::vector<Reach> readers;  // of a pixel: the window that reads it by each tap, the last tap first
+
+  Flat(const Problem& problem, const Operands& operands) : p(problem), o(operands) {
+    for (int64_t k = 0, last = p.taps() - 1; k <= last; ++k) {
+      const int64_t offset = shift_y(k) * p.width + shift_x(k);
+      reads.push_back({k, offset}), readers.push_back({last - k, offset});
+    }
+  }
+
+  void begin(const Tile& tile) {
+    row = tile.row, rows = tile.rows, N = rows * p.width;
+    line.resize(N);
+  }
+  int64_t tap_size() const { return vectors<A>(N) * lanes * p.taps(); }
+
+  // The channel taps of a sample; packed only if they are not side by side.
+  void begin_sample(int64_t b) {
+    const int64_t K = p.taps();
+    if (!p.has_channel()) return;
+    const A* from = static_cast<const A*>(o.channel) + b * p.cs[0];
+    channel = from, channel_step = p.cs[1];
+    if (p.cs[2] == 1) return;
+    packed.resize(p.channels * K);
+    for (int64_t c = 0; c < p.channels; ++c)
+      for (int64_t k = 0; k < K; ++k) packed[c * K + k] = from[c * p.cs[1] + k * p.cs[2]];
+    channel = packed.data(), channel_step = K;
+  }
+  const A* channel_taps(int64_t ch) const { return channel + ch * channel_step; }
+
+  // The taps of the tile's positions as windows, out: (vectors, taps, lanes). Those that reach
+  // outside the image are zero. `once`: lanes that repeat positions are zero too.
+  void pack_windows(int64_t b, int64_t group, bool once, A* out) {
+    for (int64_t k = 0; k < p.taps(); ++k) {
+      fill_line(b, group, k, 0, 0, shift_y(k), shift_x(k));
+      interleave(k, out);
+    }
+    const int64_t repeated = vectors<A>(N) * lanes - N;
+    A* last = out + tap_size() - lanes * p.taps();
+    for (int64_t k = 0; once && k < p.taps(); ++k) std::fill(last + k * lanes, last + k * lanes + repeated, A(0));
+  }
+  // The taps by which the readers read the tile's positions.
+  void pack_readers(int64_t b, int64_t group, A* out) {
+    for (int64_t t = 0; t < p.taps(); ++t) {
+      const int64_t k = p.taps() - 1 - t;
+      fill_line(b, group, k, shift_y(t), shift_x(t), shift_y(t), shift_x(t));
+      interleave(t, out);
+    }
+  }
+  // The way back: what was summed for each tap to the gradient of spatial.
+  void write_spatial(const A* sums, int64_t b, int64_t group) {
+    A* target = static_cast<A*>(o.grad_spatial) + ((b * p.groups + group) * p.taps() * p.height + row) * p.width;
+    for (int64_t k = 0; k < p.taps(); ++k, target += p.height * p.width) {
+      std::fill(target, target + N, A(0));
+      for (int64_t v = 0; v < vectors<A>(N); ++v)
+        store(line.data() + std::min(v * lanes, N - lanes), load(sums + (v * p.taps() + k) * lanes));
+      over_inside(shift_y(k), shift_x(k), [&](int64_t i, int64_t from, int64_t to) {
+        std::copy(line.data() + i * p.width + from, line.data() + i * p.width + to, target + i * p.width + from);
+      });
+    }
+  }
+
+  // The tile's first position in a plane. Taps reach beyond the tile, for the outermost planes
+  // beyond the tensor: those are copied to where there is room
+  // (in two places, for two channels at once).
+  const A* source(const void* tensor, int64_t b, int64_t ch, int slot = 0) {
+    const int64_t plane = p.height * p.width, total = p.batch * p.channels * plane;
+    const int64_t start = (b * p.channels + ch) * plane + row * p.width, margin = p.pad_h() * p.width + p.pad_w();
+    const A* all = static_cast<const A*>(tensor);
+    if (start >= margin && start + N + margin <= total) return all + start;
+    std::vector<A>& room = rooms[slot];
+    room.assign(N + 2 * margin, A(0));
+    const int64_t from = std::max<int64_t>(start - margin, 0), to = std::min(start + N + margin, total);
+    std::copy(all + from, all + to, room.data() + from - (start - margin));
+    return room.data() + margin;
+  }
+  A* target(void* tensor, int64_t b, int64_t ch) const {
+    return static_cast<A*>(tensor) + ((b * p.channels + ch) * p.height + row) * p.width;
+  }
+
+ private:
+  static constexpr int64_t lanes = kLanes<A>;
+  std::vector<A> line, packed, rooms[2];
+  const A* channel = nullptr;
+  int64_t channel_step = 0;
+
+  int64_t shift_y(int64_t k) const { return k / p.kw * p.dilation - p.pad_h(); }
+  int64_t shift_x(int64_t k) const { return k % p.kw * p.dilation - p.pad_w(); }
+
+  // f(row of the tile, first column, last column) where (row + dy, column + dx) is in the image.
+  template <class F>
+  void over_inside(int64_t dy, int64_t dx, const F& f) const {
+    const int64_t from = std::max<int64_t>(0, -dx), to = std::min(p.width, p.width - dx);
+    for (int64_t i = 0; i < rows; ++i)
+      if (row + i + dy >= 0 && row + i + dy < p.height && from < to) f(i, from, to);
+  }
+  // line[i, j] = spatial[k, i + sy, j + sx] where (i + dy, j + dx) is in the image, else 0.
+  void fill_line(int64_t b, int64_t group, int64_t k, int64_t sy, int64_t sx, int64_t dy, int64_t dx) {
+    std::fill(line.begin(), line.end(), A(0));
+    const A* from = static_cast<const A*>(o.spatial) + b * p.ss[0] + group * p.ss[1] + k * p.ss[2];
+    over_inside(dy, dx, [&](int64_t i, int64_t first, int64_t last) {
+      A* to = line.data() + i * p.width;
+      if (!p.has_spatial()) return std::fill(to + first, to + last, A(1));
+      const A* source = from + (row + i + sy) * p.ss[3] + sx * p.ss[4];
+      for (int64_t j = first; j < last; ++j) to[j] = source[j * p.ss[4]];
+    });
+  }
+  void interleave(int64_t k, A* out) const {
+    for (int64_t v = 0; v < vectors<A>(N); ++v)
+      store(out + (v * p.taps() + k) * lanes, load(line.data() + std::min(v * lanes, N - lanes)));
+  }
+};
+
+// Both return whether all results were finite.
+template <class A>
+bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles, int64_t begin, int64_t end) {
+  Flat<A> flat(p, o);
+  std::vector<A> taps;
+  Vector<A> odd{};
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t b = task / tiles.count(), K = p.taps();
+    if (task == begin || task % tiles.count() == 0) flat.begin_sample(b);
+    flat.begin(tiles.at(p, task % tiles.count()));
+    taps.resize(flat.tap_size());
+    for (int64_t ch = 0; ch < p.channels; ++ch) {
+      if (ch % p.group_channels() == 0) flat.pack_windows(b, ch / p.group_channels(), false, taps.data());
+      correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
+                flat.target(o.y, b, ch), false, &odd);
+    }
+  }
+  return sum<A>(odd) == 0;
+}
+
+template <class A>
+class BackwardFlat {
+ public:
+  BackwardFlat(const Problem& problem, const Operands& operands, Correlate<A> correlate, SumTaps<A> sum_taps)
+      : p(problem), o(operands), flat(problem, operands), correlate(correlate), sum_taps(sum_taps) {}
+
+  // Tiles [first, last) of sample b. partial: (channels, taps), or null.
+  void run(const Tiles& tiles, int64_t b, int64_t first, int64_t last, A* partial) {
+    const int64_t size = p.channels * p.taps();
+    if (partial) std::fill(partial, partial + size, A(0));
+    flat.begin_sample(b);
+    for (int64_t i = first; i < last; ++i) {
+      flat.begin(tiles.at(p, i));
+      windows.resize(flat.tap_size()), readers.resize(flat.tap_size()), sums.resize(flat.tap_size());
+      all.assign(vectors<A>(flat.N), ~Mask<A>{});
+      for (int64_t group = 0; group < p.groups; ++group) run_group(b, group, partial);
+    }
+    for (int64_t i = 0; partial && i < size; ++i) odd[0] += partial[i] - partial[i];
+  }
+  bool finite() const { return sum<A>(odd) == 0; }
+
+ private:
+  const Problem& p;
+  const Operands& o;
+  Flat<A> flat;
+  const Correlate<A> correlate;
+  const SumTaps<A> sum_taps;
+  std::vector<A> windows, readers, sums;
+  std::vector<Mask<A>> all;
+  Vector<A> odd{};
+
+  void run_group(int64_t b, int64_t group, A* partial) {
+    if (o.grad_x) flat.pack_readers(b, group, readers.data());
+    if (o.partial) flat.pack_windows(b, group, true, windows.data());
+    std::fill(sums.begin(), sums.end(), A(0));
+    const int64_t end = (group + 1) * p.group_channels();
+    for (int64_t ch = group * p.group_channels(), next; ch < end; ch = next) {
+      next = std::min(ch + 2, end);
+      for (int64_t c = ch; o.grad_x && c < next; ++c)
+        correlate(flat.readers.data(), p.taps(), flat.source(o.grad, b, c), readers.data(), flat.channel_taps(c), flat.N,
+                  flat.target(o.grad_x, b, c), false, &odd);
+      if (!o.grad_spatial && !o.partial) continue;
+      TapSums<A> both{{}, int(next - ch), windows.data(), sums.data(), all.data(), flat.N};
+      for (int64_t c = ch; c < next; ++c)
+        both.of[c - ch] = {flat.source(o.x, b, c, int(c - ch)), flat.target(const_cast<void*>(o.grad), b, c), flat.channel_taps(c),
+                           partial ? partial + c * p.taps() : nullptr};
+      sum_taps(flat.reads.data(), p.taps(), both);
+    }
+    if (o.grad_spatial) flat.write_spatial(sums.data(), b, group);
+  }
+};
+
+template <class A>
+bool backward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, SumTaps<A> sum_taps, const Tiles& tiles,
+                   int64_t chunks, int64_t begin, int64_t end) {
+  BackwardFlat<A> backward(p, o, correlate, sum_taps);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t b = task / chunks, chunk = task % chunks, count = tiles.count();
+    A* partial = static_cast<A*>(o.partial);
+    if (partial) partial += task * p.channels * p.taps();
+    backward.run(tiles, b, count * chunk / chunks, count * (chunk + 1) / chunks, partial);
+  }
+  return backward.finite();
+}
+
+}  // namespace dynfilters::cpu

@@ -1,0 +1,137 @@
+// The innermost kernels: vectors along the flat positions of a tile (see plan.h). Each takes NT
+// taps a pass, because that many partner addresses and channel taps fit in registers; all passes
+// over a tile stay in L1.
+#pragma once
+#include "../combine.h"
+#include "plan.h"
+
+namespace dynfilters::cpu {
+
+// The positions [0, N) in whole vectors, N at least one: the last one ends at N, and so may
+// overlap the one before.
+template <class A>
+inline int64_t vectors(int64_t N) { return (N + kLanes<A> - 1) / kLanes<A>; }
+
+// out[m] (+)= Σ over taps t of tap(s[m, t], c[tap_t]) · x[m + offset_t].
+// s: (vectors, n, lanes): the taps of a vector of positions lie together. `odd` becomes nonzero
+// (NaN) where out is not finite.
+template <class A>
+using Correlate = void (*)(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
+                           Vector<A>* odd);
+
+template <class A, class Op, int NT>
+void correlate_some(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
+                    Vector<A>* odd) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> weight[NT];
+  const A* partner[NT];
+  for (int t = 0; t < NT; ++t) weight[t] = splat(Op::kChannel ? c[taps[t].tap] : A(0)), partner[t] = x + taps[t].offset;
+  Vector<A> found = *odd, before{};
+  if (add) before = load(out + N - lanes);  // of the last vector, which may overlap what is written first
+  for (int64_t v = 0, count = vectors<A>(N); v < count; ++v, s += n * lanes) {
+    const int64_t m = std::min(v * lanes, N - lanes);
+    Vector<A> total = before;
+    if (add && v + 1 < count) total = load(out + m);
+#pragma GCC unroll 9
+    for (int t = 0; t < NT; ++t) {
+      Vector<A> own{};
+      if constexpr (Op::kSpatial) own = load(s + t * lanes);
+      total += Op::tap(own, weight[t]) * load(partner[t] + m);
+    }
+    store(out + m, total);
+    found += total - total;
+  }
+  *odd = found;
+}
+
+template <class A, class Op>
+void correlate(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
+                    Vector<A>* odd) {
+  if (!n && !add) std::fill(out, out + N, A(0));
+  for (int64_t done = 0; done < n;) {
+    const int64_t left = n - done;
+    const auto some = [&](auto count) {
+      correlate_some<A, Op, count.value>(taps + done, n, x, s + done * kLanes<A>, c, N, out, add || done, odd);
+      done += count.value;
+    };
+    if (sizeof(A) == 4 && left >= 9)
+      some(std::integral_constant<int, sizeof(A) == 4 ? 9 : 1>{});
+    else if (sizeof(A) == 4 && left >= 7)
+      some(std::integral_constant<int, sizeof(A) == 4 ? 7 : 1>{});
+    else if (left >= 3)
+      some(std::integral_constant<int, 3>{});
+    else
+      some(std::integral_constant<int, 1>{});
+  }
+}
+
+// With p = g[m] · x[m + offset_t] where mask is all ones, else 0:
+// s_sums[m, t] += d_spatial(p, c[t]) and c_sums[t] += Σ_m d_channel(p, s[m, t]).
+// Two channels of a group at a time, where there are two, share s and s_sums in registers.
+template <class A>
+struct TapSums {
+  struct {
+    const A *x, *g, *c;
+    A* c_sums;  // null: not wanted
+  } of[2];
+  int channels;
+  const A* s;
+  A* s_sums;  // null: not wanted
+  const Mask<A>* mask;
+  int64_t N;
+};
+
+template <class A>
+using SumTaps = void (*)(const Reach* taps, int64_t n, const TapSums<A>& sums);
+
+// The channels `first` and following, NC of them.
+template <class A, class Op, bool kWantS, bool kWantC, int NT, int NC>
+void sum_some(const Reach* taps, int64_t n, int64_t done, const TapSums<A>& o, int first) {
+  constexpr int64_t lanes = kLanes<A>;
+  const auto* of = o.of + first;
+  Vector<A> weight[NT][NC], total[NT][NC]{};
+  for (int t = 0; t < NT; ++t)
+    for (int i = 0; i < NC; ++i) weight[t][i] = splat(Op::kChannel ? of[i].c[done + t] : A(0));
+  const A* s = o.s + done * lanes;
+  A* s_sums = o.s_sums + done * lanes;
+  for (int64_t v = 0, count = vectors<A>(o.N); v < count; ++v, s += n * lanes, s_sums += n * lanes) {
+    const int64_t m = std::min(v * lanes, o.N - lanes);
+    const Mask<A> inside = o.mask[v];
+    Vector<A> g[NC];
+    for (int i = 0; i < NC; ++i) g[i] = load(of[i].g + m);
+#pragma GCC unroll 3
+    for (int t = 0; t < NT; ++t) {
+      Vector<A> own{}, both{};
+      if constexpr (kWantC && Op::kSpatial) own = load(s + t * lanes);
+      if constexpr (kWantS) both = load(s_sums + t * lanes);
+#pragma GCC unroll 2
+      for (int i = 0; i < NC; ++i) {
+        // Filler positions read real pixels: masked, not multiplied by zero, for the sake of infinities.
+        const Vector<A> all = g[i] * load(of[i].x + taps[done + t].offset + m);
+        const Vector<A> product = (Vector<A>)((Mask<A>)all & inside);
+        if constexpr (kWantS) both += Op::d_spatial(product, weight[t][i]);
+        if constexpr (kWantC) total[t][i] += Op::d_channel(product, own);
+      }
+      if constexpr (kWantS) store(s_sums + t * lanes, both);
+    }
+  }
+  for (int t = 0; kWantC && t < NT; ++t)
+    for (int i = 0; i < NC; ++i) of[i].c_sums[done + t] += sum<A>(total[t][i]);
+}
+
+template <class A, class Op, bool kWantS, bool kWantC>
+void sum_taps(const Reach* taps, int64_t n, const TapSums<A>& o) {
+  int64_t done = 0;
+  const auto some = [&](auto count) {
+    constexpr int together = sizeof(A) == 4 ? 2 : 1;
+    int first = 0;
+    for (; first + together <= o.channels; first += together)
+      sum_some<A, Op, kWantS, kWantC, count.value, together>(taps, n, done, o, first);
+    for (; first < o.channels; ++first) sum_some<A, Op, kWantS, kWantC, count.value, 1>(taps, n, done, o, first);
+    done += count.value;
+  };
+  while (done + 3 <= n) some(std::integral_constant<int, 3>{});
+  while (done < n) some(std::integral_constant<int, 1>{});
+}
+
+}  // namespace dynfilters::cpu

@@ -1,0 +1,18 @@
+#pragma once
+#include "storage.h"
+
+namespace dynfilters::cpu {
+
+// Calls f with the access to a storage type.
+template <class F>
+auto with_access(Storage storage, const F& f) {
+  switch (storage) {
+    case Storage::kFloat64: return f(AccessTo<double>());
+    case Storage::kFloat32: return f(AccessTo<float>());
+    case Storage::kBFloat16: return f(AccessTo<BFloat16>());
+    case Storage::kFloat16: break;
+  }
+  return f(AccessTo<Half>());
+}
+
+}  // namespace dynfilters::cpu

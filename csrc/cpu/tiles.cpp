@@ -1,0 +1,47 @@
+#include "simd.h"
+#include "tiles.h"
+
+namespace dynfilters::cpu {
+
+namespace {
+constexpr int64_t kTapBytes = 32 * 1024;     // the taps of a tile are read again for every channel
+constexpr int64_t kFlatBytes = 64 * 1024;
+constexpr int64_t kPixelBytes = 256 * 1024;  // a tile of channels_last rows stays in L2
+constexpr int64_t kTasks = 64;               // enough for the threads of most machines
+
+int64_t pieces(int64_t size, int64_t most) { return (size + most - 1) / most; }
+
+Tiles cut(const Problem& p, int64_t rows, int64_t cols) {
+  const int64_t down = pieces(p.rows, std::clamp<int64_t>(rows, 1, p.rows));
+  const int64_t across = pieces(p.cols, std::clamp<int64_t>(cols, 1, p.cols));
+  return {pieces(p.rows, down), pieces(p.cols, across), down, across};
+}
+}  // namespace
+
+Route planar_route(const Problem& p, int64_t element_bytes) {
+  // Rows that a tile shares with its neighbours are read twice: not too flat a tile.
+  const int64_t least = 2 * ((p.kh - 1) * p.dilation / p.stride) + 1;
+  const int64_t positions = kTapBytes / (p.taps() * p.cells() * element_bytes);
+  const int64_t cols = std::max<int64_t>(128, positions / least);
+  const int64_t across = pieces(p.cols, cols);
+  return {Way::kPlanar, cut(p, std::max(least, positions / pieces(p.cols, across)), cols)};
+}
+
+Route route_of(const Problem& p, int64_t element_bytes, bool dense, bool pixels) {
+  if (pixels && element_bytes <= 4 && p.channels * 4 >= kVectorBytes) {
+    const int64_t row = p.cols * p.channels * p.cells() * element_bytes;
+    return {Way::kPixels, cut(p, kPixelBytes / row, p.cols)};
+  }
+  if (dense && element_bytes >= 4 && p.stride == 1 && p.scale == 1 && p.combine != Combine::kAdd) {
+    const Tiles tiles = cut(p, kFlatBytes / (p.taps() * p.width * element_bytes), p.width);
+    // A tile must hold a vector.
+    if (tiles.at(p, tiles.count() - 1).rows * p.width * element_bytes >= kVectorBytes) return {Way::kFlat, tiles};
+  }
+  return planar_route(p, std::max<int64_t>(element_bytes, 4));
+}
+
+int64_t chunks_of(const Problem& p, const Tiles& tiles) {
+  return std::clamp<int64_t>(pieces(kTasks, std::max<int64_t>(p.batch, 1)), 1, tiles.count());
+}
+
+}  // namespace dynfilters::cpu

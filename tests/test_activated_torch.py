@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dynfilters.ops import filter2d_activated
 
-
 # Every case, and every activation, but not every pair of them: each takes a while.
 SOME_PAIRS = [(case, NAMES[i % len(NAMES)]) for i, case in enumerate(SOME)]
 

@@ -125,7 +125,7 @@ class FilterNorm(nn.Module):
         return self.scale if self.std is None else 1.0
 
     def forward(self, taps: Tensor) -> Tensor:
-        out = activate("filter_norm", taps, self.gain, self.std, epsilon(self.eps, taps.dtype))
+        out = activate(taps, "filter_norm", self.gain, self.std, epsilon(self.eps, taps.dtype))
         if self.mean is not None:
             out = out + aligned(self.mean, out)
         return out.to(taps.dtype)

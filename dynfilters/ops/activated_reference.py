@@ -50,15 +50,20 @@ def forward(tensors: Operands, options: Options) -> Tensor:
 
 def _activated(x, spatial, channel, channel_std, options) -> tuple:
     """The operands of `filter2d`: in float32 for half types, so that taps are not rounded."""
-    if spatial is not None:
-        spatial = activate(
-            options.spatial_activation, spatial, options.spatial_gain, None, options.eps
-        )
-    if channel is not None:
-        channel = activate(
-            options.channel_activation, channel, options.channel_gain, channel_std, options.eps
-        )
-    return widened(x), spatial, channel
+    how_spatial, how_channel = _activations(channel_std, options)
+    return (
+        widened(x),
+        None if spatial is None else activate(spatial, *how_spatial),
+        None if channel is None else activate(channel, *how_channel),
+    )
+
+
+def _activations(channel_std: Tensor | None, options: Options) -> tuple[tuple, tuple]:
+    """What `activate` takes behind spatial and behind channel taps."""
+    return (
+        (options.spatial_activation, options.spatial_gain, None, options.eps),
+        (options.channel_activation, options.channel_gain, channel_std, options.eps),
+    )
 
 
 def gradients(
@@ -71,16 +76,13 @@ def gradients(
     grad_x, grad_s, grad_c = torch.ops.dynfilters.filter2d_backward(
         widened(grad), *operands, *options.geometry, *mask
     )
-    found = [grad_x if wanted[0] else None, None, None, None]
-    if wanted[1]:
-        how = options.spatial_activation, spatial, options.spatial_gain, None, options.eps
-        found[1] = activate_backward(grad_s, *how)
-    if wanted[2]:
-        how = options.channel_activation, channel, options.channel_gain, channel_std, options.eps
-        found[2] = activate_backward(grad_c, *how)
-    if wanted[3]:
-        how = channel, options.channel_gain, channel_std, options.eps
-        found[3] = activate_backward_std(grad_c, *how)
+    how_spatial, how_channel = _activations(channel_std, options)
+    found = [
+        grad_x if wanted[0] else None,
+        activate_backward(grad_s, spatial, *how_spatial) if wanted[1] else None,
+        activate_backward(grad_c, channel, *how_channel) if wanted[2] else None,
+        activate_backward_std(grad_c, channel, *how_channel[1:]) if wanted[3] else None,
+    ]
     formats = layout(x), *[torch.contiguous_format] * 3
     return [
         None if gradient is None else gradient.to(x.dtype, memory_format=memory_format)

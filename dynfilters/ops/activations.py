@@ -42,10 +42,8 @@ def aligned(parameter: Tensor, taps: Tensor) -> Tensor:
     return parameter.reshape(*parameter.shape, *(1,) * (taps.dim() - 1 - parameter.dim()))
 
 
-def activate(
-    name: str, taps: Tensor, gain: float = 1.0, std: Tensor | None = None, eps: float = 0.0
-) -> Tensor:
-    """The activation `name` of the taps; gain, std (n, K[, P]) and ε are filter_norm's."""
+def activate(taps: Tensor, name: str, gain: float, std: Tensor | None, eps: float) -> Tensor:
+    """The activation `name` of the taps; gain, std (n, K[, P]) or None, and ε are filter_norm's."""
     if name != "filter_norm":
         return _PLAIN[name](widened(taps))
     out = filter_norm(taps, eps) * gain
@@ -53,20 +51,13 @@ def activate(
 
 
 def activate_backward(
-    grad: Tensor,
-    name: str,
-    taps: Tensor,
-    gain: float = 1.0,
-    std: Tensor | None = None,
-    eps: float = 0.0,
+    grad: Tensor, taps: Tensor, name: str, gain: float, std: Tensor | None, eps: float
 ) -> Tensor:
     """The gradient in the taps, given that in `activate` of them."""
     grad = widened(grad)
     if name == "filter_norm":
-        grad = grad * gain
-        return filter_norm_backward(
-            grad if std is None else grad * aligned(widened(std), grad), taps, eps
-        )
+        grad = grad * gain if std is None else grad * gain * aligned(widened(std), grad)
+        return filter_norm_backward(grad, taps, eps)
     out = _PLAIN[name](widened(taps))
     if name == "sigmoid":
         return grad * out * (1 - out)

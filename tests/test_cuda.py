@@ -19,10 +19,8 @@ import dynfilters
 from dynfilters.ops import backend, filter2d, native, reference
 from dynfilters.ops.reference import Geometry
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
-]
+GPU = torch.cuda.is_available()
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not GPU, reason="no CUDA device is here")]
 
 SOME = [
     Filter2dCase("mul", size=(2, 8, 9, 16)),

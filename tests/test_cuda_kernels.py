@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +20,6 @@ SUBSETS = [wanted for wanted in itertools.product([True, False], repeat=3) if an
 
 @pytest.fixture(scope="module")
 def kernels(pytestconfig: pytest.Config) -> Kernels:
-    """Those of csrc; of another directory for mutants.py."""
-    if changed := os.environ.get("DYNFILTERS_SHIM_CSRC"):
-        return Kernels(Path(changed).parent, Path(changed))
     return Kernels(pytestconfig.cache.mkdir("cuda_shim"))
 
 

@@ -32,40 +32,40 @@ class CompileError(RuntimeError):
     """The compiler's words."""
 
 
-def kernels(csrc: Path = CSRC) -> list[Path]:
+def kernels() -> list[Path]:
     """The units of the CUDA library, but for the one that registers them with torch."""
-    return sorted(file for file in (csrc / "cuda").glob("*.cu") if file.stem != "register")
+    return sorted(file for file in (CSRC / "cuda").glob("*.cu") if file.stem != "register")
 
 
-def build(name: str, units: list[Path], cache: Path, csrc: Path = CSRC) -> Path:
+def build(name: str, units: list[Path], cache: Path) -> Path:
     """A shared library of the machine and the `units`, from the cache where nothing changed."""
     compiler = shutil.which("g++")
     if compiler is None:
         raise CompileError("g++ was not found")
-    commands = {_object(unit, cache, csrc, compiler): unit for unit in (*MACHINE, *units)}
+    commands = {_object(unit, cache, compiler): unit for unit in (*MACHINE, *units)}
     key = hashlib.sha256(" ".join(sorted(o.name for o in commands)).encode()).hexdigest()[:16]
     library = cache / f"{name}_{key}.so"
     with FileLock(cache / "lock", timeout=600):
         if not library.exists():
-            _compile_all(compiler, {o: u for o, u in commands.items() if not o.exists()}, csrc)
+            _compile_all(compiler, {o: u for o, u in commands.items() if not o.exists()})
             _link(compiler, list(commands), library)
     return library
 
 
-def _flags(unit: Path, csrc: Path) -> list[str]:
+def _flags(unit: Path) -> list[str]:
     ours = unit in MACHINE
-    return [*FLAGS, *(["-O2"] if ours else KERNEL_FLAGS), f"-I{SHIM}", f"-I{csrc / 'cuda'}"]
+    return [*FLAGS, *(["-O2"] if ours else KERNEL_FLAGS), f"-I{SHIM}", f"-I{CSRC / 'cuda'}"]
 
 
-def _object(unit: Path, cache: Path, csrc: Path, compiler: str) -> Path:
+def _object(unit: Path, cache: Path, compiler: str) -> Path:
     """Where the unit's object is kept: the name hashes all that it is made from."""
     digest = hashlib.sha256(" ".join([compiler, *FLAGS, *KERNEL_FLAGS]).encode())
-    for file in sorted(_closure(unit, csrc)):
+    for file in sorted(_closure(unit)):
         digest.update(file.name.encode() + file.read_bytes())
     return cache / f"{unit.stem}_{digest.hexdigest()[:16]}.o"
 
 
-def _closure(unit: Path, csrc: Path) -> set[Path]:
+def _closure(unit: Path) -> set[Path]:
     """The unit and all of our headers that it includes."""
     found, todo = set(), [unit.resolve()]
     while todo:
@@ -74,18 +74,18 @@ def _closure(unit: Path, csrc: Path) -> set[Path]:
             continue
         found.add(file)
         for name in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE):
-            places = (file.parent / name, SHIM / name, csrc / "cuda" / name)
+            places = (file.parent / name, SHIM / name, CSRC / "cuda" / name)
             todo += [place.resolve() for place in places if place.exists()][:1]
     return found
 
 
-def _compile_all(compiler: str, commands: dict[Path, Path], csrc: Path) -> None:
+def _compile_all(compiler: str, commands: dict[Path, Path]) -> None:
     """All units at once; each object appears whole or not at all."""
     processes = []
     for target, unit in commands.items():
         handle, scratch = tempfile.mkstemp(suffix=".o", dir=target.parent)
         os.close(handle)
-        command = [compiler, *_flags(unit, csrc), "-c", str(unit), "-o", scratch]
+        command = [compiler, *_flags(unit), "-c", str(unit), "-o", scratch]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         processes.append((target, scratch, subprocess.Popen(command, **pipes)))
     outputs = [process.communicate()[0] for *_, process in processes]

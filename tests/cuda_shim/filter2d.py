@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cuda_shim.build import CSRC, SHIM, build, kernels
+from cuda_shim.build import SHIM, build, kernels
 from cuda_shim.device import Device, Mode, Operand
 from dynfilters.ops.reference import Geometry, layout
 
@@ -29,7 +29,7 @@ class Problem(ctypes.Structure):
         *_fields("batch channels height width groups kh kw stride dilation scale", ctypes.c_int64),
         *_fields("rows cols phases", ctypes.c_int64),
         ("combine", ctypes.c_int32),
-        *_fields("xs:4 ys:4 ss:5 cs:4", ctypes.c_int64),
+        *_fields("xs:4 ys:4 gs:4 ss:5 cs:4", ctypes.c_int64),
     )
 
 
@@ -46,9 +46,9 @@ class Operands(ctypes.Structure):
 class Kernels:
     """One build of the kernels."""
 
-    def __init__(self, cache: Path, csrc: Path = CSRC) -> None:
-        units = [SHIM / "entry.cpp", *kernels(csrc)]
-        self.device = Device(build("kernels", units, cache, csrc))
+    def __init__(self, cache: Path) -> None:
+        units = [SHIM / "entry.cpp", *kernels()]
+        self.device = Device(build("kernels", units, cache))
         library = self.device.library
         for name in ("shim_workspace", "shim_problem_bytes", "shim_operands_bytes"):
             getattr(library, name).restype = ctypes.c_size_t
@@ -96,7 +96,7 @@ class Kernels:
             )
         ]
         if found[0]:
-            operands.grad_x_strides[:] = found[0].values.stride()
+            operands.grad_x_strides[:] = problem.gs[:] = found[0].values.stride()
         self._workspace(problem, x.dtype, operands)
         self._call("backward", problem, x.dtype, operands)
         return [operand and self.device.result(operand) for operand in found]

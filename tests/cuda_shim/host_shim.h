@@ -11,7 +11,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
 struct alignas(16) uint4 {
@@ -59,12 +59,12 @@ A shuffle_down(A value, int lanes, Where where = Where::current()) {
 
 // The whole word, even where the compiler sees that a part of it would do.
 template <class W>
-W load_cached(const W* from) {
+__forceinline__ W load_cached(const W* from) {
   shim::memory::touch(from, sizeof(W), false, true);
   return *from;
 }
 template <class W>
-void store_stream(W* to, W word) {
+__forceinline__ void store_stream(W* to, W word) {
   shim::memory::touch(to, sizeof(W), true, true);
   *to = word;
 }

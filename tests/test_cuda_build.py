@@ -1,0 +1,86 @@
+"""The CUDA library compiles where there is nvcc, GPU or not, and its main kernels do not spill."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dynfilters.ops import build, toolchain
+from dynfilters.ops.toolchain import BuildError
+
+ARCH = "9.0"
+try:
+    NVCC = toolchain.find_compiler("cuda").command[0]
+except BuildError as error:
+    pytest.skip(f"nothing to compile CUDA with: {error}", allow_module_level=True)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the assembler said of one kernel: bytes of the stack, and of what did not fit into
+    registers."""
+
+    kernel: str
+    registers: int
+    stack: int
+    spilled: int
+
+
+def compile_kernels(home: Path) -> list[Usage]:
+    """Of every kernel. Compiled by `build` as for a user, but with an nvcc that keeps what the
+    assembler says; kept in `home`, as a compilation takes minutes."""
+    nvcc = home / "bin" / "nvcc"
+    log = shlex.quote(str(home / "ptxas"))
+    script = f'#!/bin/sh\nexec {shlex.quote(NVCC)} "$@" -Xptxas -v 2>{log}.$$\n'
+    nvcc.parent.mkdir(exist_ok=True)
+    if not nvcc.exists() or nvcc.read_text() != script:
+        nvcc.write_text(script)
+        nvcc.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_HOME", str(home))
+        made = home / f"{build.plan('cuda', arch=ARCH, prebuilt=True).name}.log"
+        if not made.exists():
+            for old in home.glob("ptxas.*"):
+                old.unlink()
+            library = build.build("cuda", arch=ARCH, output=home, force=True)
+            assert library.path.stat().st_size > 0
+            made.write_text("".join(part.read_text() for part in sorted(home.glob("ptxas.*"))))
+    return parse(made.read_text())
+
+
+def parse(text: str) -> list[Usage]:
+    """`Usage` from the output of ptxas -v."""
+    pattern = (
+        r"entry function '(\S+)' for .*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers"
+    )
+    return [
+        Usage(name, int(registers), int(stack), int(stores) + int(loads))
+        for name, stack, stores, loads, registers in re.findall(pattern, text, re.DOTALL)
+    ]
+
+
+def test_what_the_assembler_says_is_understood() -> None:
+    text = """ptxas info    : Compiling entry function '_Z1fPf' for 'sm_90'
+ptxas info    : Function properties for _Z1fPf
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 32 registers, used 0 barriers, 16 bytes cumulative stack size
+"""
+    assert parse(text * 2) == [Usage("_Z1fPf", 32, 16, 12)] * 2
+
+
+def test_the_kernels_compile_and_those_for_3x3_stay_in_registers(
+    pytestconfig: pytest.Config,
+) -> None:
+    """For all four types, and with all ways to combine. One test, so that one process does it."""
+    usages = compile_kernels(pytestconfig.cache.mkdir("cuda_build"))
+    names = " ".join(usage.kernel for usage in usages)
+    for part in ("Id", "If", "I6__half", "I13__nv_bfloat16", "Mul", "Add", "SpatialOnly"):
+        assert part in names
+    main = [usage for usage in usages if "Li3E" in usage.kernel]
+    assert len(main) >= 12
+    assert [usage for usage in main if usage.spilled or usage.stack] == []

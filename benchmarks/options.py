@@ -85,6 +85,12 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--pass", dest="passes", type=_some_of(PASSES), metavar="A,B", help=", ".join(PASSES)
     )
     parser.add_argument("--grids", type=_grids, metavar="7,14", help="heights and widths of x")
+    _add_settings(parser)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """How to measure, whatever it is."""
     parser.add_argument("--batch", type=_positive, help="in place of each case's own")
     parser.add_argument("--channels", type=_positive, help="in place of 256")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -103,7 +109,6 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help=f"for the files; {DIRECTORY.name} if all is run"
     )
-    return parser
 
 
 def _some_of(choices):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,108 +108,73 @@ def _backward_over_forward(cells: Cells, target: Target, grid: int) -> float | N
 
 
 LAYOUTS = ("channels_last", "nchw")
-BOTH = "forward + backward"
-TABLE = dict.fromkeys
+PASS = {"forward": "forward", "both": "forward + backward"}
+OP = ratio("op", "dwconv")
+
+
+def _table(name: str, limit: float, measure: Measure, *, grids=GRIDS, **rest: Any) -> Target:
+    """A target at the rows of Table A, or some of them."""
+    return Target(name, "ddf", dict.fromkeys(grids, limit), measure, **rest)
 
 
 def _cpu() -> list[Target]:
-    op, small = ratio("op", "dwconv"), GRIDS[:-1]
-    found = [
-        Target("DDF op / dwconv, forward", "ddf", TABLE(GRIDS, 0.70), op, "channels_last"),
-        Target("DDF op / dwconv, forward", "ddf", TABLE(small, 0.75) | {224: 0.9}, op),
-        Target(f"DDF op / dwconv, {BOTH}", "ddf", TABLE(small, 0.70), op, "channels_last", "both"),
-        Target(f"DDF op / dwconv, {BOTH}", "ddf", TABLE(small, 0.80), op, "nchw", "both"),
-    ]
-    compiled = ratio("compile", "op")
+    return [*_cpu_table(), *(t for layout in LAYOUTS for t in _cpu_others(layout)), *_dense()]
+
+
+def _cpu_table() -> Iterator[Target]:
+    small = GRIDS[:-1]
+    name = "DDF op / dwconv, {}".format
+    forward, both = name(PASS["forward"]), name(PASS["both"])
+    yield _table(forward, 0.70, OP, layout="channels_last")
+    yield Target(forward, "ddf", dict.fromkeys(small, 0.75) | {224: 0.9}, OP)
+    yield _table(both, 0.70, OP, grids=small, layout="channels_last", which="both")
+    yield _table(both, 0.80, OP, grids=small, which="both")
     for which, limit in (("forward", 1.3), ("both", 4.0)):
-        name = f"torch.compile / DDF op, {BOTH if which == 'both' else which}"
-        limits = TABLE(GRIDS, limit)
-        found.append(Target(name, "ddf", limits, compiled, which=which, at_least=True))
+        compiled = f"torch.compile / DDF op, {PASS[which]}"
+        yield _table(compiled, limit, ratio("compile", "op"), which=which, at_least=True)
     for layout in LAYOUTS:
-        found += [
-            Target(
-                "conv / DDF module, forward",
-                "ddf",
-                TABLE(GRIDS, 12.0),
-                ratio("conv", "module"),
-                layout,
-                at_least=True,
-            ),
-            Target(
-                "unfold / Involution k=7",
-                "involution",
-                {64: 60.0},
-                ratio("unfold", "op"),
-                layout,
-                at_least=True,
-            ),
-            Target("Involution k=7 / dwconv k=7", "involution", {64: 1.5}, op, layout),
-            Target(
-                "CARAFE k=5 ×2 / bilinear", "carafe", {64: 1.5}, ratio("op", "bilinear"), layout
-            ),
-        ]
-        for which in ("forward", "both"):
-            name = f"peak memory of DDF op, {BOTH if which == 'both' else which}"
-            limits = TABLE(GRIDS, 1.0)
-            memory = _memory_per_thread
-            found.append(Target(name, "ddf", limits, memory, layout, which, unit="MB a thread"))
+        module = ratio("conv", "module")
+        yield _table("conv / DDF module, forward", 12.0, module, layout=layout, at_least=True)
+
+
+def _cpu_others(layout: str) -> Iterator[Target]:
+    slower = ratio("unfold", "op")
+    yield Target("unfold / Involution k=7", "involution", {64: 60.0}, slower, layout, at_least=True)
+    yield Target("Involution k=7 / dwconv k=7", "involution", {64: 1.5}, OP, layout)
+    bilinear = ratio("op", "bilinear")
+    yield Target("CARAFE k=5 ×2 / bilinear", "carafe", {64: 1.5}, bilinear, layout)
+    for kind, label in (("ddf", "DDF op"), ("involution", "Involution"), ("carafe", "CARAFE")):
+        limits = dict.fromkeys(GRIDS if kind == "ddf" else (64,), 1.0)
+        for which, words in PASS.items():
+            name = f"peak memory of {label}, {words}"
+            on = {"layout": layout, "which": which, "unit": "MB a thread"}
+            yield Target(name, kind, limits, _memory_per_thread, **on)
+
+
+def _dense() -> Iterator[Target]:
     for batch, limit in ((1, 1.0), (8, 1.5), (32, 1.5)):
         name = f"grouped conv / conv2d_per_sample, B={batch}"
-        faster = ratio("grouped", "per_sample")
-        limits = {14: limit, 28: limit}
-        found.append(Target(name, "dense", limits, faster, at_least=True, batch=batch))
-    return found
+        faster, limits = ratio("grouped", "per_sample"), {14: limit, 28: limit}
+        yield Target(name, "dense", limits, faster, at_least=True, batch=batch)
 
 
-def _gpu() -> list[Target]:
-    found = []
+def _gpu() -> Iterator[Target]:
     for layout in LAYOUTS:
         for dtype, share, times in (("fp32", 0.85, 1.8), ("bf16", 0.75, 2.5)):
-            shares = field("op", "copy_share")
             on = {"layout": layout, "dtype": dtype}
-            found += [
-                Target(
-                    "DDF op, share of copy bandwidth",
-                    "ddf",
-                    TABLE(GRIDS[3:], share),
-                    shares,
-                    at_least=True,
-                    **on,
-                ),
-                Target(
-                    "DDF op / dwconv, forward",
-                    "ddf",
-                    TABLE(GRIDS, 1.0),
-                    ratio("op", "dwconv"),
-                    **on,
-                ),
-                Target(
-                    "DDF op, backward / forward",
-                    "ddf",
-                    TABLE(GRIDS, times),
-                    _backward_over_forward,
-                    **on,
-                ),
-                Target(
-                    "DDF op, memory beyond operands and results",
-                    "ddf",
-                    TABLE(GRIDS, 0.02),
-                    _memory_share,
-                    **on,
-                ),
-            ]
+            bandwidth, shares = "DDF op, share of copy bandwidth", field("op", "copy_share")
+            yield _table(bandwidth, share, shares, grids=GRIDS[3:], at_least=True, **on)
+            yield _table("DDF op / dwconv, forward", 1.0, OP, **on)
+            yield _table("DDF op, backward / forward", times, _backward_over_forward, **on)
+            yield _table("DDF op, memory beyond operands and results", 0.02, _memory_share, **on)
         for dtype in ("fp32", "tf32", "bf16"):
-            faster = ratio("module", "conv")
-            limits = TABLE(GRIDS, 1.0)
-            found.append(
-                Target("DDF module / conv, forward", "ddf", limits, faster, layout, dtype=dtype)
-            )
-    return found
+            on = {"layout": layout, "dtype": dtype}
+            yield _table("DDF module / conv, forward", 1.0, ratio("module", "conv"), **on)
 
 
 def targets(device: str) -> list[Target]:
     """Those of a "cpu", or of a "cuda" device."""
-    return _cpu() if device == "cpu" else _gpu()
+    return _cpu() if device == "cpu" else list(_gpu())
 
 
 def judge(device: str, cells: Iterable[Cell], threads: int) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 // Which kernels run backward.
 #pragma once
 #include "../dispatch.h"
+#include "direct_backward.cuh"
 #include "limits.cuh"
+#include "paths.cuh"
 #include "pixels_backward.cuh"
 #include "staged_backward.cuh"
 
@@ -19,25 +21,21 @@ Path backward_path(const Problem& p, const Operands& o) {
 }
 
 template <class T, class Op>
-void backward_for(const Problem& p, const Operands& o, Stream stream) {
-  const Path path = backward_path<T>(p, o);
-  if (path == Path::kGeneric) return backward_generic<T, Op>(p, o, stream);
+void backward_for(Path path, const Problem& p, const Operands& o, Stream stream) {
   if constexpr (sizeof(T) <= 4) {
     if (path == Path::kStaged) return backward_staged<T, Op>(p, o, stream);
     if (path == Path::kPixels) return backward_pixels<T, Op>(p, o, stream);
-    with_kernel(p, [&](auto kernel) {
-      constexpr int k = decltype(kernel)::kw;
-      if constexpr (k) backward_direct<T, Op, k>(p, o, stream);
-    });
   }
+  backward_generic<T, Op>(p, o, stream);
 }
 
 inline void backward_on(const Problem& p, Storage storage, const Operands& o, Stream stream) {
   if (!p.batch) return;
   with_storage(storage, [&](auto type) {
-    with_combine(p.combine, [&](auto op) {
-      backward_for<typename decltype(type)::type, decltype(op)>(p, o, stream);
-    });
+    using T = typename decltype(type)::type;
+    const Path path = backward_path<T>(p, o);
+    if (path == Path::kDirect) return backward_direct_on(p, storage, o, stream);
+    with_combine(p.combine, [&](auto op) { backward_for<T, decltype(op)>(path, p, o, stream); });
   });
 }
 

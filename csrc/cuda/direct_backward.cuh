@@ -114,8 +114,8 @@ void backward_direct(const Problem& p, const Operands& operands, Stream stream) 
   const int taps = Op::kChannel ? work.range * padded(K * K) : 0;
   const int slices = Op::kSpatial ? work.slices * K * work.lanes : 0;
   launch(direct_backward<T, Op, K>, dim3(unsigned(work.blocks(p))), dim3(work.threads()),
-         std::max(sums + taps, slices) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial, o.channel,
-         o.grad, o.grad_x, to);
+         std::max(sums + taps, slices) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial,
+         o.channel, o.grad, o.grad_x, to);
   sum_all_partials(to, work.splits, work.tiles, stream);
 }
 

@@ -130,8 +130,8 @@ void backward_pixels(const Problem& p, const Operands& operands, Stream stream) 
   const TapTargets<T> to = tap_targets<T>(p, operands, 1, work.tiles);
   const int sums = 2 * work.threads() / 8 * 9, slots = work.threads() * kVector;
   launch(pixels_backward<T, Op>, dim3(unsigned(p.batch * work.tiles)), dim3(work.threads()),
-         std::max(sums, slots) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial, o.channel, o.grad,
-         o.grad_x, to);
+         std::max(sums, slots) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial, o.channel,
+         o.grad, o.grad_x, to);
   sum_all_partials(to, 1, work.tiles, stream);
 }
 

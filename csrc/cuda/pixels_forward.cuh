@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kPixelThreads, 2)
       for (int kx = 0; kx < K; ++kx) {
         const int k = ky * K + kx, ix = left + kx * step;
         float values[kVector] = {}, weights[kVector] = {};
-        if (unsigned(iy) < unsigned(p.height) && unsigned(ix) < unsigned(p.width)) read(row + ix * int(p.xs[3]), values);
+        const bool inside = unsigned(iy) < unsigned(p.height) && unsigned(ix) < unsigned(p.width);
+        if (inside) read(row + ix * int(p.xs[3]), values);
         const float sk = Op::kSpatial ? read(s + k * p.ss[2]) : 0.f;
         if constexpr (Op::kChannel && !in_registers)
           read_shared(shared + (k * work.vectors + vector) * kVector, weights);

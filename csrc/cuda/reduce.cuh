@@ -7,9 +7,9 @@
 namespace dynfilters::cuda {
 
 // For each of M values (a power of two up to 32) the sum over each run of `lanes` lanes (a power of
-// two, at least M); lane l gets that of value l % M. A butterfly that halves the values while it doubles the lanes: M - 1 shuffles, and one for
-// each further doubling, where M separate sums would take 5·M.
-// Each step is an instance of its own, so that the values stay in registers.
+// two, at least M); lane l gets that of value l % M. A butterfly that halves the values while it
+// doubles the lanes: M - 1 shuffles, and one for each further doubling, where M separate sums would
+// take 5·M. Each step is an instance of its own, so that the values stay in registers.
 template <int M, int All>
 __device__ __forceinline__ float warp_sums(float (&values)[All], int lanes = 32) {
   if constexpr (M == 1) {

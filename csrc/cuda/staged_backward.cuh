@@ -4,7 +4,9 @@
 // Accumulation and determinism: as in direct_backward.cuh, but that a thread adds what its four
 // pixels give to grad channel first, in their order.
 #pragma once
-#include "direct_backward.cuh"
+#include "../combine.h"
+#include "generic_launch.cuh"
+#include "reduce.cuh"
 #include "staged.cuh"
 
 namespace dynfilters::cuda {

@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(kStagedThreads, 2)
     for (int k = 0; k < taps; ++k)
       if (active) read(spatial + k * p.ss[2], s[k]);
   }
-  const int runs = work.tile_columns / kRun, window_at = lane / runs * (work.tile_columns + 2 * kRun) + (lane % runs + 1) * kRun;
+  const int runs = work.tile_columns / kRun, pitch = work.tile_columns + 2 * kRun;
+  const int window_at = lane / runs * pitch + (lane % runs + 1) * kRun;
   y += block.b * p.ys[0] + (block.first + slice) * p.ys[1] + oy * p.ys[2] + ox;
   const int rounds = (block.channels + work.slices - 1) / work.slices;
   for (int round = 0; round < rounds; ++round) {
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kStagedThreads, 2)
 #pragma unroll
       for (int ky = 0; ky < K; ++ky) {
         float row[kRun + 2];
-        read_window(window + ky * (work.tile_columns + 2 * kRun), row);
+        read_window(window + ky * pitch, row);
 #pragma unroll
         for (int kx = 0; kx < K; ++kx)
 #pragma unroll

@@ -17,7 +17,7 @@ __host__ __device__ constexpr int direct_backward_threads(int kernel) { return k
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(direct_backward_threads(K), 1)
-    direct_backward(Problem p, Work work, Strides gx_strides, const T* x, const T* spatial, const T* channel,
+    direct_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel,
                     const T* grad, T* grad_x, TapTargets<T> to) {
   constexpr int taps = K * K;
   const Block block(work, p);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
   x += block.b * p.xs[0] + c0 * p.xs[1] + qy * p.xs[2] + qx * p.xs[3];
   const bool needs_x = to.spatial.result || to.channel.result;
   if (grad_x)
-    grad_x += block.b * gx_strides.at[0] + c0 * gx_strides.at[1] + qy * gx_strides.at[2] + qx * gx_strides.at[3];
+    grad_x += block.b * p.gs[0] + c0 * p.gs[1] + qy * p.gs[2] + qx * p.gs[3];
   const int rounds = (block.channels + work.slices - 1) / work.slices;
   for (int round = 0; round < rounds; ++round) {
     const int c = round * work.slices + slice;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
       put_channel<taps>(to.channel, work, block, round, round_sums);
     }
     grad += work.slices * p.ys[1], x += work.slices * p.xs[1];
-    if (grad_x) grad_x += work.slices * gx_strides.at[1];
+    if (grad_x) grad_x += work.slices * p.gs[1];
   }
   if constexpr (Op::kSpatial)
     if (to.spatial.result)
@@ -114,7 +114,7 @@ void backward_direct(const Problem& p, const Operands& operands, Stream stream) 
   const int taps = Op::kChannel ? work.range * padded(K * K) : 0;
   const int slices = Op::kSpatial ? work.slices * K * work.lanes : 0;
   launch(direct_backward<T, Op, K>, dim3(unsigned(work.blocks(p))), dim3(work.threads()),
-         std::max(sums + taps, slices) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial,
+         std::max(sums + taps, slices) * sizeof(float), stream, p, work, o.x, o.spatial,
          o.channel, o.grad, o.grad_x, to);
   sum_all_partials(to, work.splits, work.tiles, stream);
 }

@@ -85,16 +85,12 @@ __device__ __forceinline__ int64_t window_of(int64_t i, int64_t k, int64_t kerne
   return start < 0 || start % p.stride || window >= windows ? -1 : window;
 }
 
-struct Strides {
-  int64_t at[4];
-};
-
 template <class T, class Op>
-__global__ void __launch_bounds__(kGenericThreads) generic_grad_x(Problem p, Strides strides, const T* spatial,
-                                                                  const T* channel, const T* grad, T* grad_x) {
+__global__ void __launch_bounds__(kGenericThreads)
+    generic_grad_x(Problem p, const T* spatial, const T* channel, const T* grad, T* grad_x) {
   const Elements<T, Op> in{p, nullptr, spatial, channel, grad};
   for (int64_t i = first_element(); i < p.batch * p.channels * p.height * p.width; i += element_step()) {
-    const Place at(i, p.channels, p.height, p.width, strides.at[1] == 1);
+    const Place at(i, p.channels, p.height, p.width, p.gs[1] == 1);
     Accumulator<T> total = 0;
     for (int64_t k = 0; k < p.kh * p.kw; ++k) {
       const int64_t wy = window_of(at.y, k / p.kw, p.kh, p.rows, p), wx = window_of(at.x, k % p.kw, p.kw, p.cols, p);
@@ -103,7 +99,7 @@ __global__ void __launch_bounds__(kGenericThreads) generic_grad_x(Problem p, Str
         for (int64_t ox = wx * p.scale; ox < (wx + 1) * p.scale; ++ox)
           total += in.tap(at.b, at.c, k, oy, ox) * in.gradient(at.b, at.c, oy, ox);
     }
-    grad_x[at.offset(strides.at)] = narrow<T>(total);
+    grad_x[at.offset(p.gs)] = narrow<T>(total);
   }
 }
 

@@ -7,12 +7,6 @@ namespace dynfilters::cuda {
 
 inline int64_t blocks_for(int64_t items) { return (items + kGenericThreads - 1) / kGenericThreads; }
 
-inline Strides strides_of(const Operands& o) {
-  Strides strides;
-  for (int i = 0; i < 4; ++i) strides.at[i] = o.grad_x_strides[i];
-  return strides;
-}
-
 template <class T, class Op>
 void forward_generic(const Problem& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
@@ -26,7 +20,7 @@ void backward_generic(const Problem& p, const Operands& operands, Stream stream)
   const Typed<T> o(operands);
   if (o.grad_x) {
     launch(generic_grad_x<T, Op>, grid_of(blocks_for(p.batch * p.channels * p.height * p.width)),
-           dim3(kGenericThreads), 0, stream, p, strides_of(operands), o.spatial, o.channel, o.grad, o.grad_x);
+           dim3(kGenericThreads), 0, stream, p, o.spatial, o.channel, o.grad, o.grad_x);
   }
   if constexpr (Op::kSpatial)
     if (o.grad_spatial) {

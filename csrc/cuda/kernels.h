@@ -15,8 +15,7 @@ struct Operands {
   const void *x, *spatial, *channel;
   const void* grad;            // of y, with the strides Problem::ys
   void* y;                     // forward alone
-  void* grad_x;                // (batch, channels, height, width) with these strides, as Problem::xs
-  int64_t grad_x_strides[4];
+  void* grad_x;                // with the strides Problem::gs
   void *grad_spatial, *grad_channel;  // contiguous
   void* workspace;             // workspace_elements(…) of the accumulation type, for backward alone
 };

@@ -29,7 +29,7 @@ __device__ __forceinline__ void put_spatial(const Target<T>& to, const Problem& 
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kPixelThreads, 1)
-    pixels_backward(Problem p, Pixels work, Strides gx_strides, const T* x, const T* spatial, const T* channel,
+    pixels_backward(Problem p, Pixels work, const T* x, const T* spatial, const T* channel,
                     const T* grad, T* grad_x, TapTargets<T> to) {
   constexpr int taps = 9;
   const int tile = int(blockIdx.x) % work.tiles, width = int(p.width), height = int(p.height), step = int(p.dilation);
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kPixelThreads, 1)
   float taps_of_c[taps][kVector] = {}, dc[taps][kVector] = {};
   if constexpr (Op::kChannel) read_vector_taps(p, channel, b, c, taps_of_c);
   x += b * p.xs[0] + c, grad += b * p.ys[0] + c;
-  if (grad_x) grad_x += b * gx_strides.at[0] + c;
+  if (grad_x) grad_x += b * p.gs[0] + c;
   if constexpr (Op::kSpatial) spatial += b * p.ss[0] + vector / group_vectors * p.ss[1];
   const bool needs_x = to.spatial.result || to.channel.result;
   for (int i = 0; i < work.length; i += work.slots) {
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kPixelThreads, 1)
         if constexpr (Op::kChannel) dc[k][v] += Op::d_channel(centre[v] * g[v], s);
       }
     }
-    if (grad_x && here) write(grad_x + qy * int(gx_strides.at[2]) + qx * int(gx_strides.at[3]), totals);
+    if (grad_x && here) write(grad_x + qy * int(p.gs[2]) + qx * int(p.gs[3]), totals);
     if (Op::kSpatial && to.spatial.result) {
       float* sums = shared + i / work.slots % 2 * runs * taps;
       float eight[8], last[1] = {ds[8]};
@@ -110,7 +110,7 @@ bool can_backward_pixels(const Problem& p, const Operands& o) {
   const bool lanes = group % 32 == 0 || ((group == 8 || group == 16) && vectors % 8 == 0);
   return p.kh == 3 && p.kw == 3 && p.group_channels() % kVector == 0 && lanes && vectors <= kPixelThreads &&
          kPixelThreads / vectors * vectors % 32 == 0 && has_vectors<T>(o.x, p.xs) && has_vectors<T>(o.grad, p.ys) &&
-         (!o.grad_x || has_vectors<T>(o.grad_x, o.grad_x_strides));
+         (!o.grad_x || has_vectors<T>(o.grad_x, p.gs));
 }
 
 inline Pixels pixels_backward_work(const Problem& p) {
@@ -130,7 +130,7 @@ void backward_pixels(const Problem& p, const Operands& operands, Stream stream) 
   const TapTargets<T> to = tap_targets<T>(p, operands, 1, work.tiles);
   const int sums = 2 * work.threads() / 8 * 9, slots = work.threads() * kVector;
   launch(pixels_backward<T, Op>, dim3(unsigned(p.batch * work.tiles)), dim3(work.threads()),
-         std::max(sums, slots) * sizeof(float), stream, p, work, strides_of(operands), o.x, o.spatial, o.channel,
+         std::max(sums, slots) * sizeof(float), stream, p, work, o.x, o.spatial, o.channel,
          o.grad, o.grad_x, to);
   sum_all_partials(to, 1, work.tiles, stream);
 }

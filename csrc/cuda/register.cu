@@ -69,6 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad, Tensor x, Optional
                                                  bool want_channel) {
   Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
   check_gradient(p, grad, x);
+  check_gradient(p, grad, x);
   set_output_strides(p, grad);
   const OnDeviceOf device(x);
   const auto storage = storage_of<kernels::Storage>(x);
@@ -82,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad, Tensor x, Optional
   kernels::Operands o{};
   o.x = x.const_data_ptr(), o.grad = grad.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel);
   o.grad_x = want_x ? gx.mutable_data_ptr() : nullptr;
-  for (int i = 0; want_x && i < 4; ++i) o.grad_x_strides[i] = gx.stride(i);
+  for (int i = 0; want_x && i < 4; ++i) p.gs[i] = gx.stride(i);
   o.grad_spatial = want_spatial ? gs.mutable_data_ptr() : nullptr;
   o.grad_channel = want_channel ? gc.mutable_data_ptr() : nullptr;
   // Freed when this returns, for later work of the same stream.

@@ -22,7 +22,7 @@ __device__ __forceinline__ void read_shifted(const T* from, int x, int width, bo
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
-    staged_backward(Problem p, Work work, Strides gx_strides, const T* x, const T* spatial, const T* channel,
+    staged_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel,
                     const T* grad, T* grad_x, TapTargets<T> to) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
   const int runs = work.tile_columns / kRun, window_at = lane / runs * pitch + (lane % runs + 1) * kRun;
   const int64_t c0 = block.first + slice;
   x += block.b * p.xs[0] + c0 * p.xs[1] + qy * p.xs[2] + qx;
-  if (grad_x) grad_x += block.b * gx_strides.at[0] + c0 * gx_strides.at[1] + qy * gx_strides.at[2] + qx;
+  if (grad_x) grad_x += block.b * p.gs[0] + c0 * p.gs[1] + qy * p.gs[2] + qx;
   const bool needs_x = to.spatial.result || to.channel.result;
   const int rounds = (block.channels + work.slices - 1) / work.slices;
   using Raw = Word<kRun * int(sizeof(T))>;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
       }
       if (grad_x) write(grad_x, totals);
     }
-    if (grad_x) grad_x += work.slices * gx_strides.at[1];
+    if (grad_x) grad_x += work.slices * p.gs[1];
     if (Op::kChannel && to.channel.result) {
       float* round_sums = sums + round % 2 * warps * taps;
       store_warp_sums<taps>(dc, round_sums + int(threadIdx.x) / 32 * taps);
@@ -116,7 +116,7 @@ template <class T>
 bool can_stage_backward(const Problem& p, const Operands& o) {
   return p.kh == 3 && p.kw == 3 && p.stride == 1 && p.dilation == 1 && p.scale == 1 && p.width % kRun == 0 &&
          has_runs<T>(o.x, p.xs, 4) && has_runs<T>(o.grad, p.ys, 4) &&
-         (!o.grad_x || has_runs<T>(o.grad_x, o.grad_x_strides, 4));
+         (!o.grad_x || has_runs<T>(o.grad_x, p.gs, 4));
 }
 
 inline Work staged_backward_work(const Problem& p) {
@@ -134,7 +134,7 @@ void backward_staged(const Problem& p, const Operands& operands, Stream stream) 
   const int rows = Op::kSpatial ? work.slices * 3 * work.lanes * kRun : 0;
   const int bytes = std::max(kStages * stage_bytes<T>(work) + (sums + taps) * 4, rows * 4);
   launch(staged_backward<T, Op>, dim3(unsigned(work.blocks(p))), dim3(work.threads()), bytes, stream, p, work,
-         strides_of(operands), o.x, o.spatial, o.channel, o.grad, o.grad_x, to);
+         o.x, o.spatial, o.channel, o.grad, o.grad_x, to);
   sum_all_partials(to, work.splits, work.tiles, stream);
 }
 

@@ -38,7 +38,6 @@ class Operands(ctypes.Structure):
 
     _fields_ = (
         *_fields("x spatial channel grad y grad_x", ctypes.c_void_p),
-        *_fields("grad_x_strides:4", ctypes.c_int64),
         *_fields("grad_spatial grad_channel workspace", ctypes.c_void_p),
     )
 
@@ -96,7 +95,7 @@ class Kernels:
             )
         ]
         if found[0]:
-            operands.grad_x_strides[:] = problem.gs[:] = found[0].values.stride()
+            problem.gs[:] = found[0].values.stride()
         self._workspace(problem, x.dtype, operands)
         self._call("backward", problem, x.dtype, operands)
         return [operand and self.device.result(operand) for operand in found]

@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,7 +12,7 @@
 
 namespace dynfilters {
 
-inline void check_shape(const char* name, const torch::stable::Tensor& tensor, std::initializer_list<int64_t> expected,
+inline void check_shape(const char* name, const torch::stable::Tensor& tensor, const std::vector<int64_t>& expected,
                         const torch::stable::Tensor& x) {
   bool fits = tensor.dim() == int64_t(expected.size());
   int64_t axis = 0;

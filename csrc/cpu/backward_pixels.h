@@ -43,9 +43,10 @@ class BackwardPixels {
   const int64_t across;
   int64_t sample = 0;
   typename PixelRows<T>::Row row[2];
-  std::vector<A> s_line, c_sums;  // a row of the gradient of spatial: (taps, groups, pitch)
+  std::vector<A> s_line, raw, c_sums;  // a row of the gradient of spatial: (taps, groups, pitch)
 
-  int64_t pitch() const { return across + 1; }  // one more, for the window that is not there
+  // One more, for the window that is not there.
+  int64_t pitch() const { return round_up(across + 1, rows.lanes); }
   // The rows of taps that a row of pixels is read through, at most.
   static int64_t rows_held(const Problem& p) {
     return (((p.kh - 1) * p.dilation + p.stride - 1) / p.stride + 2) * p.scale;
@@ -95,11 +96,17 @@ class BackwardPixels {
   }
 
   void write_spatial(int64_t y) {
-    const int64_t plane = p.rows * p.scale * across;
-    for (int64_t k = 0; k < p.taps(); ++k)
+    const int64_t plane = p.rows * p.scale * across, K = p.taps();
+    if (!o.activation.is_identity()) {
+      raw.resize(s_line.size());
+      rows.load_row(y, raw.data(), pitch());
+      for (int64_t g = 0; g < p.groups; ++g)
+        activate_backward(o.activation, raw.data() + g * pitch(), s_line.data() + g * pitch(), K, p.groups * pitch(), pitch());
+    }
+    for (int64_t k = 0; k < K; ++k)
       for (int64_t g = 0; g < p.groups; ++g) {
-        T* target = static_cast<T*>(o.grad_spatial) + ((sample * p.groups + g) * p.taps() + k) * plane + y * across;
-        for (int64_t z = 0; z < across; ++z) narrow(s_line[(k * p.groups + g) * pitch() + z], target + z);
+        T* target = static_cast<T*>(o.grad_spatial) + ((sample * p.groups + g) * K + k) * plane + y * across;
+        write_row(s_line.data() + (k * p.groups + g) * pitch(), across, target);
       }
   }
 
@@ -115,7 +122,7 @@ class BackwardPixels {
 };
 
 template <class T>
-void backward_pixels(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh,
+void backward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh,
                      SumPixels<T, Accumulator<T>> sum_pixels, const Tiles& tiles, int64_t chunks, int64_t begin, int64_t end) {
   BackwardPixels<T> backward(p, o, weigh, sum_pixels);
   for (int64_t task = begin; task < end; ++task) {

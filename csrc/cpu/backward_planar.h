@@ -38,12 +38,12 @@ class BackwardPlanar {
   int64_t sample = -1, tap_size = 0;
   std::vector<std::vector<Reach>> readers;  // for each place within a stride
   std::vector<Reach> own;                   // where a window's own taps lie
-  std::vector<A> planes, own_taps, reader_taps, sums, out;
+  std::vector<A> planes, own_taps, reader_taps, sums, unwanted, raw, grads, out;
   std::vector<Mask<A>> mask;
   Vector<A> odd{};  // filler may be
 
   bool want_taps() const { return o.grad_spatial || o.partial; }
-  bool needs_own_taps() const { return o.partial && p.has_spatial(); }
+  bool needs_own_taps() const { return want_taps() && p.has_spatial(); }
 
   void begin_tile(const Tile& tile) {
     plan.begin(tile, pack.lanes);
@@ -56,7 +56,7 @@ class BackwardPlanar {
     planes.assign(p.has_spatial() ? p.taps() * plan.g_size : 0, A(0));
     own_taps.resize(needs_own_taps() ? p.cells() * tap_size : 0);
     reader_taps.resize(o.grad_x && p.has_spatial() ? p.cells() * tap_size : 0);
-    sums.resize(o.grad_spatial ? p.cells() * tap_size : 0);
+    sums.resize(p.has_spatial() ? p.cells() * tap_size : 0), unwanted.resize(p.taps());
     out.resize(plan.N);
     mask.assign(plan.N / pack.lanes, Mask<A>{});
     for (int64_t i = 0; i < tile.rows; ++i)
@@ -70,6 +70,7 @@ class BackwardPlanar {
     std::fill(sums.begin(), sums.end(), A(0));
     for (int64_t cell = 0; p.has_spatial() && cell < p.cells(); ++cell) {
       pack.pack_planes(b, group, cell, true, planes);
+      activate(o.activation, planes.data(), p.taps(), plan.g_size, plan.g_size);
       if (needs_own_taps())
         pack.interleave(planes.data(), plan.g_size, own.data(), p.taps(), own_taps.data() + cell * tap_size);
       A* target = reader_taps.data() + cell * tap_size;
@@ -102,23 +103,30 @@ class BackwardPlanar {
       const int64_t phase = p.phases > 1 ? cell : 0;
       sum_taps(plan.reads.data(), p.taps(),
                {{{pack.x.data(), pack.g.data() + cell * plan.g_size + plan.g_origin(), pack.channel_taps(ch, cell),
-                  partial ? partial + (ch * p.phases + phase) * p.taps() : nullptr}},
+                  partial ? partial + (ch * p.phases + phase) * p.taps() : unwanted.data()}},
                 1, own_taps.data() + cell * tap_size, sums.data() + cell * tap_size, mask.data(), plan.N});
     }
   }
 
   void write_spatial(int64_t b, int64_t group) {
     const Tile& t = plan.tile;
-    const int64_t height = p.rows * p.scale, width = p.cols * p.scale;
-    for (int64_t cell = 0; cell < p.cells(); ++cell)
-      for (int64_t k = 0; k < p.taps(); ++k) {
+    const int64_t height = p.rows * p.scale, width = p.cols * p.scale, K = p.taps();
+    raw.resize(tap_size), grads.resize(tap_size);
+    for (int64_t cell = 0; cell < p.cells(); ++cell) {
+      for (int64_t k = 0; k < K; ++k)
         for (int64_t m = 0; m < plan.N; m += pack.lanes)
-          store(out.data() + m, load(sums.data() + cell * tap_size + m * p.taps() + k * pack.lanes));
-        const int64_t row = ((b * p.groups + group) * p.taps() + k) * height + t.row * p.scale + cell / p.scale;
-        pack.io.write(out.data(), plan.L, t.rows, t.cols,
+          store(grads.data() + k * plan.N + m, load(sums.data() + cell * tap_size + m * K + k * pack.lanes));
+      if (!o.activation.is_identity()) {
+        pack.pack_planes(b, group, cell, false, raw);
+        activate_backward(o.activation, raw.data(), grads.data(), K, plan.N, plan.N);
+      }
+      for (int64_t k = 0; k < K; ++k) {
+        const int64_t row = ((b * p.groups + group) * K + k) * height + t.row * p.scale + cell / p.scale;
+        pack.io.write(grads.data() + k * plan.N, plan.L, t.rows, t.cols,
                       at(o.grad_spatial, (row * width + t.col * p.scale + cell % p.scale) * pack.io.bytes),
                       p.scale * width, p.scale);
       }
+    }
   }
 };
 

@@ -7,6 +7,7 @@
 // finite. So each pass reports whether a result was not finite, and the caller then runs the
 // packed pass, which reads zeros there.
 #pragma once
+#include "activate.h"
 #include "kernels.h"
 #include "rows.h"
 
@@ -48,11 +49,23 @@ class Flat {
   }
   const A* channel_taps(int64_t ch) const { return channel + ch * channel_step; }
 
+  // The spatial taps that the tile's positions and their readers use, activated if need be.
+  void begin_group(int64_t b, int64_t group) {
+    if (!p.has_spatial()) return;
+    spatial = static_cast<const A*>(o.spatial) + b * p.ss[0] + group * p.ss[1];
+    std::copy(p.ss + 2, p.ss + 5, steps);
+    first_row = 0;
+    if (o.activation.is_identity()) return;
+    first_row = std::max<int64_t>(0, row - p.pad_h());
+    load_planes(first_row, std::min(p.height, row + rows + p.pad_h()), planes);
+    activate(o.activation, planes.data(), p.taps(), steps[0], steps[0]);
+    spatial = planes.data();
+  }
   // The taps of the tile's positions as windows, out: (vectors, taps, lanes). Those that reach
   // outside the image are zero. `once`: lanes that repeat positions are zero too.
-  void pack_windows(int64_t b, int64_t group, bool once, A* out) {
+  void pack_windows(bool once, A* out) {
     for (int64_t k = 0; k < p.taps(); ++k) {
-      fill_line(b, group, k, 0, 0, shift_y(k), shift_x(k));
+      fill_line(k, 0, 0, shift_y(k), shift_x(k));
       interleave(k, out);
     }
     const int64_t repeated = vectors<A>(N) * lanes - N;
@@ -60,24 +73,31 @@ class Flat {
     for (int64_t k = 0; once && k < p.taps(); ++k) std::fill(last + k * lanes, last + k * lanes + repeated, A(0));
   }
   // The taps by which the readers read the tile's positions.
-  void pack_readers(int64_t b, int64_t group, A* out) {
+  void pack_readers(A* out) {
     for (int64_t t = 0; t < p.taps(); ++t) {
       const int64_t k = p.taps() - 1 - t;
-      fill_line(b, group, k, shift_y(t), shift_x(t), shift_y(t), shift_x(t));
+      fill_line(k, shift_y(t), shift_x(t), shift_y(t), shift_x(t));
       interleave(t, out);
     }
   }
   // The way back: what was summed for each tap to the gradient of spatial.
   void write_spatial(const A* sums, int64_t b, int64_t group) {
-    A* target = static_cast<A*>(o.grad_spatial) + ((b * p.groups + group) * p.taps() * p.height + row) * p.width;
-    for (int64_t k = 0; k < p.taps(); ++k, target += p.height * p.width) {
-      std::fill(target, target + N, A(0));
+    const int64_t K = p.taps(), size = round_up(N, lanes);
+    grads.assign(K * size, A(0));
+    for (int64_t k = 0; k < K; ++k) {
       for (int64_t v = 0; v < vectors<A>(N); ++v)
-        store(line.data() + std::min(v * lanes, N - lanes), load(sums + (v * p.taps() + k) * lanes));
+        store(line.data() + std::min(v * lanes, N - lanes), load(sums + (v * K + k) * lanes));
       over_inside(shift_y(k), shift_x(k), [&](int64_t i, int64_t from, int64_t to) {
-        std::copy(line.data() + i * p.width + from, line.data() + i * p.width + to, target + i * p.width + from);
+        std::copy(line.data() + i * p.width + from, line.data() + i * p.width + to, grads.data() + k * size + i * p.width + from);
       });
     }
+    if (!o.activation.is_identity()) {
+      spatial = static_cast<const A*>(o.spatial) + b * p.ss[0] + group * p.ss[1];
+      load_planes(row, row + rows, planes);
+      activate_backward(o.activation, planes.data(), grads.data(), K, size, size);
+    }
+    A* target = static_cast<A*>(o.grad_spatial) + ((b * p.groups + group) * K * p.height + row) * p.width;
+    for (int64_t k = 0; k < K; ++k) std::copy_n(grads.data() + k * size, N, target + k * p.height * p.width);
   }
 
   // The tile's first position in a plane. Taps reach beyond the tile, for the outermost planes
@@ -100,7 +120,9 @@ class Flat {
 
  private:
   static constexpr int64_t lanes = kLanes<A>;
-  std::vector<A> line, packed, rooms[2];
+  std::vector<A> line, packed, planes, grads, rooms[2];
+  const A* spatial = nullptr;  // taps of the group, steps apart (k, row, column), from first_row on
+  int64_t steps[3] = {}, first_row = 0;
   const A* channel = nullptr;
   int64_t channel_step = 0;
 
@@ -114,16 +136,23 @@ class Flat {
     for (int64_t i = 0; i < rows; ++i)
       if (row + i + dy >= 0 && row + i + dy < p.height && from < to) f(i, from, to);
   }
-  // line[i, j] = spatial[k, i + sy, j + sx] where (i + dy, j + dx) is in the image, else 0.
-  void fill_line(int64_t b, int64_t group, int64_t k, int64_t sy, int64_t sx, int64_t dy, int64_t dx) {
+  // line[i, j] = taps[k, i + sy, j + sx] where (i + dy, j + dx) is in the image, else 0.
+  void fill_line(int64_t k, int64_t sy, int64_t sx, int64_t dy, int64_t dx) {
     std::fill(line.begin(), line.end(), A(0));
-    const A* from = static_cast<const A*>(o.spatial) + b * p.ss[0] + group * p.ss[1] + k * p.ss[2];
     over_inside(dy, dx, [&](int64_t i, int64_t first, int64_t last) {
       A* to = line.data() + i * p.width;
       if (!p.has_spatial()) return std::fill(to + first, to + last, A(1));
-      const A* source = from + (row + i + sy) * p.ss[3] + sx * p.ss[4];
-      for (int64_t j = first; j < last; ++j) to[j] = source[j * p.ss[4]];
+      const A* from = spatial + k * steps[0] + (row + i + sy - first_row) * steps[1] + (first + sx) * steps[2];
+      read_block<A>(from, 1, 0, last - first, steps[2], to + first, 0);
     });
+  }
+  // Raw rows [from, to) of all taps of a group: (taps, size), size a multiple of the lanes.
+  void load_planes(int64_t from, int64_t to, std::vector<A>& out) {
+    const int64_t size = round_up((to - from) * p.width, lanes);
+    out.assign(p.taps() * size, A(0));
+    for (int64_t k = 0; k < p.taps(); ++k)
+      read_block<A>(spatial + k * p.ss[2] + from * p.ss[3], to - from, p.ss[3], p.width, p.ss[4], out.data() + k * size, p.width);
+    steps[0] = size, steps[1] = p.width, steps[2] = 1;
   }
   void interleave(int64_t k, A* out) const {
     for (int64_t v = 0; v < vectors<A>(N); ++v)
@@ -143,7 +172,7 @@ bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, c
     flat.begin(tiles.at(p, task % tiles.count()));
     taps.resize(flat.tap_size());
     for (int64_t ch = 0; ch < p.channels; ++ch) {
-      if (ch % p.group_channels() == 0) flat.pack_windows(b, ch / p.group_channels(), false, taps.data());
+      if (ch % p.group_channels() == 0) flat.begin_group(b, ch / p.group_channels()), flat.pack_windows(false, taps.data());
       correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
                 flat.target(o.y, b, ch), false, &odd);
     }
@@ -165,6 +194,7 @@ class BackwardFlat {
     for (int64_t i = first; i < last; ++i) {
       flat.begin(tiles.at(p, i));
       windows.resize(flat.tap_size()), readers.resize(flat.tap_size()), sums.resize(flat.tap_size());
+      unwanted.resize(p.taps());
       all.assign(vectors<A>(flat.N), ~Mask<A>{});
       for (int64_t group = 0; group < p.groups; ++group) run_group(b, group, partial);
     }
@@ -178,13 +208,14 @@ class BackwardFlat {
   Flat<A> flat;
   const Correlate<A> correlate;
   const SumTaps<A> sum_taps;
-  std::vector<A> windows, readers, sums;
+  std::vector<A> windows, readers, sums, unwanted;
   std::vector<Mask<A>> all;
   Vector<A> odd{};
 
   void run_group(int64_t b, int64_t group, A* partial) {
-    if (o.grad_x) flat.pack_readers(b, group, readers.data());
-    if (o.partial) flat.pack_windows(b, group, true, windows.data());
+    flat.begin_group(b, group);
+    if (o.grad_x) flat.pack_readers(readers.data());
+    if (o.grad_spatial || o.partial) flat.pack_windows(true, windows.data());
     std::fill(sums.begin(), sums.end(), A(0));
     const int64_t end = (group + 1) * p.group_channels();
     for (int64_t ch = group * p.group_channels(), next; ch < end; ch = next) {
@@ -196,7 +227,7 @@ class BackwardFlat {
       TapSums<A> both{{}, int(next - ch), windows.data(), sums.data(), all.data(), flat.N};
       for (int64_t c = ch; c < next; ++c)
         both.of[c - ch] = {flat.source(o.x, b, c, int(c - ch)), flat.target(const_cast<void*>(o.grad), b, c), flat.channel_taps(c),
-                           partial ? partial + c * p.taps() : nullptr};
+                           partial ? partial + c * p.taps() : unwanted.data()};
       sum_taps(flat.reads.data(), p.taps(), both);
     }
     if (o.grad_spatial) flat.write_spatial(sums.data(), b, group);

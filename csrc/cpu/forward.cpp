@@ -1,22 +1,14 @@
 #include "../dispatch.h"
 #include "flat.h"
 #include "forward_planar.h"
-#include "pixel_rows.h"
 #include "select.h"
 
 namespace dynfilters::cpu {
 
 bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin, int64_t end) {
+  if (route.way == Way::kPixels) return forward_pixels(p, storage, o, route.tiles, begin, end);
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
-    using T = typename decltype(io)::storage;
-    if constexpr (sizeof(A) == 4)
-      if (route.way == Way::kPixels) {
-        Weigh<T, A> kernel = nullptr;
-        with_combine(p.combine, [&](auto op) { kernel = weigh<T, A, decltype(op)>; });
-        forward_pixels<T>(p, o, kernel, route.tiles, begin, end);
-        return true;
-      }
     if (route.way == Way::kFlat)
       return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, route.tiles, begin, end);
     Correlate<A> kernel = nullptr;

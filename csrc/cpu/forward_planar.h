@@ -25,6 +25,7 @@ void forward_planar(const Problem& p, const Operands& o, Access<A> io, Correlate
       if (p.has_spatial() && ch % p.group_channels() == 0)
         for (int64_t cell = 0; cell < p.cells(); ++cell) {
           pack.pack_planes(b, ch / p.group_channels(), cell, false, planes);
+          activate(o.activation, planes.data(), p.taps(), plan.N, plan.N);
           pack.interleave(planes.data(), plan.N, own.data(), p.taps(), taps.data() + cell * size);
         }
       pack.pack_x(b, ch);

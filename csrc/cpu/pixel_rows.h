@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "activate.h"
 #include "kernels.h"
 #include "pixels.h"
 
@@ -32,9 +33,9 @@ class PixelRows {
   std::vector<A> no_taps;   // zeros, for a window that does not exist
 
   PixelRows(const Problem& problem, const Operands& operands, int64_t rows_held)
-      : p(problem), o(operands), no_pixel(p.channels), no_taps(1), across(p.cols * p.scale) {
+      : p(problem), o(operands), no_pixel(p.channels), no_taps(1), across(p.cols * p.scale), pitch(round_up(across, lanes)) {
     held.assign(rows_held, -1);
-    if (p.has_spatial() && !in_place()) lines.resize(rows_held * p.taps() * p.groups * across);
+    if (p.has_spatial() && !in_place()) lines.resize(rows_held * p.taps() * p.groups * pitch);
     zeros();
   }
 
@@ -47,13 +48,13 @@ class PixelRows {
     if (!p.has_channel()) return;
     const int64_t n = int64_t(pattern.sources.size()), width = p.group_channels();
     pattern.channel.assign(p.groups * round_up(width, lanes) * n, A(0));
-    const T* from = static_cast<const T*>(o.channel) + sample * p.cs[0];
+    const A* from = static_cast<const A*>(o.channel) + sample * p.cs[0];
     A* to = pattern.channel.data();
     for (int64_t g = 0; g < p.groups; ++g)
       for (int64_t c = g * width, end = c + width; c < end; c += lanes)
         for (const Source& source : pattern.sources) {
-          const T* tap = from + c * p.cs[1] + source.k * p.cs[2] + (p.phases > 1 ? source.cell : 0) * p.cs[3];
-          for (int64_t i = 0, some = std::min(lanes, end - c); i < some; ++i) to[i] = widen(tap[i * p.cs[1]]);
+          const A* tap = from + c * p.cs[1] + source.k * p.cs[2] + (p.phases > 1 ? source.cell : 0) * p.cs[3];
+          for (int64_t i = 0, some = std::min(lanes, end - c); i < some; ++i) to[i] = tap[i * p.cs[1]];
           to += lanes;
         }
   }
@@ -62,19 +63,22 @@ class PixelRows {
     int64_t& slot = held[row % int64_t(held.size())];
     if (!p.has_spatial() || in_place() || slot == row) return;
     slot = row;
+    load_row(row, lines.data() + line(row, 0), pitch);
+    for (int64_t g = 0; g < p.groups; ++g)
+      activate(o.activation, lines.data() + line(row, 0) + g * pitch, p.taps(), p.groups * pitch, pitch);
+  }
+  // Raw taps of a row of windows: (taps, groups, to_pitch).
+  void load_row(int64_t row, A* to, int64_t to_pitch) const {
     for (int64_t k = 0; k < p.taps(); ++k)
-      for (int64_t g = 0; g < p.groups; ++g) {
-        const T* from = spatial() + g * p.ss[1] + k * p.ss[2] + row * p.ss[3];
-        A* to = lines.data() + line(row, k) + g * across;
-        for (int64_t j = 0; j < across; ++j) to[j] = widen(from[j * p.ss[4]]);
-      }
+      for (int64_t g = 0; g < p.groups; ++g, to += to_pitch)
+        read_block<T>(spatial() + g * p.ss[1] + k * p.ss[2] + row * p.ss[3], 1, 0, across, p.ss[4], to, 0);
   }
   const A* taps_at(int64_t row, int64_t column, int64_t k) const {
     if (!p.has_spatial()) return no_taps.data();
     if (in_place()) return reinterpret_cast<const A*>(spatial() + k * p.ss[2] + row * p.ss[3] + column * p.ss[4]);
     return lines.data() + line(row, k) + column;
   }
-  int64_t taps_step() const { return in_place() ? p.ss[1] : across; }
+  int64_t taps_step() const { return in_place() ? p.ss[1] : pitch; }
 
   // Pointers for the sources of the output pixels of a row, all but the column's part, which
   // `at` adds. Sources that do not exist are zeros.
@@ -118,15 +122,15 @@ class PixelRows {
   static constexpr int64_t lanes = kLanes<A>;
 
  private:
-  const int64_t across;
+  const int64_t across, pitch;
   int64_t sample = 0;
   std::vector<int64_t> held;
   std::vector<A> lines;
 
-  bool in_place() const { return sizeof(T) == sizeof(A); }
+  bool in_place() const { return sizeof(T) == sizeof(A) && o.activation.is_identity(); }
   const T* spatial() const { return static_cast<const T*>(o.spatial) + sample * p.ss[0]; }
   int64_t line(int64_t row, int64_t k) const {
-    return (row % int64_t(held.size()) * p.taps() + k) * p.groups * across;
+    return (row % int64_t(held.size()) * p.taps() + k) * p.groups * pitch;
   }
   void begin_row(const Pattern<A>& pattern, Row& row, int64_t pixel_step, int64_t stride, int64_t width, bool own_taps) {
     const size_t n = pattern.sources.size();
@@ -169,7 +173,7 @@ std::vector<Pattern<A>> patterns_of_x(const Problem& p) {
 }
 
 template <class T>
-void forward_pixels(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh, const Tiles& tiles, int64_t begin,
+void forward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh, const Tiles& tiles, int64_t begin,
                     int64_t end) {
   using A = Accumulator<T>;
   PixelRows<T> rows(p, o, 1);

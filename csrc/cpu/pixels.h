@@ -65,6 +65,8 @@ void weigh(const Problem& p, int64_t n, const T* const* pixel, const A* const* s
     }
     for (; c + 4 * lanes <= end; c += 4 * lanes, channel += 4 * step)
       weigh_some<T, A, Op, 4>(n, pixel, s, at, channel, c, out);
+    for (; c + 2 * lanes <= end; c += 2 * lanes, channel += 2 * step)
+      weigh_some<T, A, Op, 2>(n, pixel, s, at, channel, c, out);
     for (; c < end; c += lanes, channel += step) weigh_some<T, A, Op, 1>(n, pixel, s, at, channel, c, out);
     for (int64_t i = 0; i < rest; ++i, ++c) {
       A total = 0;

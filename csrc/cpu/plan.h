@@ -49,7 +49,7 @@ class Plan {
     N = round_up(tile.rows * L, lanes);
     const int64_t overrun = L + 2 * lanes;
     x_size = (tile.rows + ((p.kh - 1) * p.dilation) / p.stride) * L + overrun;
-    g_size = (tile.rows + border_y + after_y) * L + overrun;
+    g_size = round_up((tile.rows + border_y + after_y) * L + overrun, lanes);
     reads.clear();
     for (int64_t ky = 0; ky < p.kh; ++ky)
       for (int64_t kx = 0; kx < p.kw; ++kx) {

@@ -1,6 +1,7 @@
 // What the planar passes share: a tile's operands packed to the accumulation type, in the layout
 // of plan.h. Any strides, so any memory format, are read and written in place.
 #pragma once
+#include "activate.h"
 #include "kernels.h"
 #include "rows.h"
 
@@ -66,14 +67,14 @@ class Packer {
     channel.resize(p.channels * p.cells() * p.taps());
     for (int64_t cell = 0; cell < p.cells(); ++cell)
       for (int64_t ch = 0; ch < p.channels; ++ch)
-        io.read(at(o.channel, (b * p.cs[0] + ch * p.cs[1] + (p.phases > 1 ? cell : 0) * p.cs[3]) * io.bytes), 1, 0,
-                p.taps(), p.cs[2], channel.data() + (ch * p.cells() + cell) * p.taps(), 0);
+        read_block<A>(static_cast<const A*>(o.channel) + b * p.cs[0] + ch * p.cs[1] + (p.phases > 1 ? cell : 0) * p.cs[3],
+                      1, 0, p.taps(), p.cs[2], channel.data() + (ch * p.cells() + cell) * p.taps(), 0);
   }
   const A* channel_taps(int64_t ch, int64_t cell) const {
     return p.has_channel() ? channel.data() + (ch * p.cells() + cell) * p.taps() : nullptr;
   }
 
-  // The spatial taps of a group at one phase: (taps, size) with the border of g, or without.
+  // The raw spatial taps of a group at one phase: (taps, size) with the border of g, or without.
   void pack_planes(int64_t b, int64_t group, int64_t cell, bool bordered, std::vector<A>& planes) const {
     const Tile& t = plan.tile;
     const Span y = bordered ? plan.g_span(0) : Span{t.row, 0, t.rows};

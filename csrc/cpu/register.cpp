@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "../tensors.h"
+#include "activate.h"
 #include "kernels.h"
 
 namespace {
@@ -30,14 +31,30 @@ void run_best(const Problem& p, const Tensor& x, bool dense, bool pixels, const 
   if (!run(route_of(p, bytes, dense, pixels))) run(planar_route(p, std::max<int64_t>(bytes, 4)));
 }
 
-Tensor forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, Sizes kernel_size, int64_t stride,
-                   int64_t dilation, int64_t scale, std::string combine) {
-  Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+struct Gradients {
+  Tensor x, spatial, channel;  // channel: of the accumulation type
+};
+
+ScalarType accumulator_of(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+// The passes take the few channel taps in the accumulation type.
+OptionalTensor widened(const OptionalTensor& channel) {
+  if (!channel || channel->scalar_type() == accumulator_of(*channel)) return channel;
+  return torch::stable::to(*channel, ScalarType::Float);
+}
+void set_channel_strides(Problem& p, const OptionalTensor& channel) {
+  for (int i = 0; channel && i < int(channel->dim()); ++i) p.cs[i] = channel->stride(i);
+}
+
+Tensor run_forward(Problem p, const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel,
+                   const Activation& activation) {
   const Storage storage = storage_of<Storage>(x);
-  Tensor y = empty_as(x, {p.batch, p.channels, p.rows * scale, p.cols * scale}, is_channels_last(x));
-  set_output_strides(p, y);
+  Tensor y = empty_as(x, {p.batch, p.channels, p.rows * p.scale, p.cols * p.scale}, is_channels_last(x));
+  set_output_strides(p, y), set_channel_strides(p, channel);
   Operands o{};
   o.x = x.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel), o.y = y.mutable_data_ptr();
+  o.activation = activation;
   run_best(p, x, x.is_contiguous(), is_channels_last(x), [&](const Route& route) {
     return over_tasks(p.batch * route.tiles.count(), [&](int64_t begin, int64_t end) {
       return forward(p, storage, o, route, begin, end);
@@ -46,38 +63,145 @@ Tensor forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, Siz
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel,
-                                                Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale,
-                                                std::string combine, bool want_x, bool want_spatial, bool want_channel) {
-  Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+// Which gradients are wanted.
+struct Wanted {
+  bool x, spatial, channel;
+};
+
+Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const OptionalTensor& spatial,
+                       const OptionalTensor& channel, const Activation& activation, const Wanted& want) {
   const Storage storage = storage_of<Storage>(x);
   check_gradient(p, grad, x);
   const auto empty = [&](const Sizes& sizes) { return torch::stable::new_empty(x, sizes); };
-  Tensor gx = want_x ? empty_as(x, {p.batch, p.channels, p.height, p.width}, is_channels_last(x)) : empty({0});
-  Tensor gs = empty(want_spatial ? Sizes{p.batch, p.groups, p.taps(), p.rows * scale, p.cols * scale} : Sizes{0});
+  Tensor gx = want.x ? empty_as(x, {p.batch, p.channels, p.height, p.width}, is_channels_last(x)) : empty({0});
+  Tensor gs = empty(want.spatial ? Sizes{p.batch, p.groups, p.taps(), p.rows * p.scale, p.cols * p.scale} : Sizes{0});
   Sizes channel_sizes{p.batch, p.channels, p.taps()};
   if (channel && channel->dim() == 4) channel_sizes.push_back(p.phases);
-  Tensor gc = empty(want_channel ? channel_sizes : Sizes{0});
-  set_output_strides(p, grad);
-  for (int i = 0; want_x && i < 4; ++i) p.gs[i] = gx.stride(i);
+  const auto accumulator = accumulator_of(x);
+  Tensor gc = torch::stable::new_empty(x, want.channel ? channel_sizes : Sizes{0}, accumulator);
+  set_output_strides(p, grad), set_channel_strides(p, channel);
+  for (int i = 0; want.x && i < 4; ++i) p.gs[i] = gx.stride(i);
   Operands o{};
   o.x = x.const_data_ptr(), o.grad = grad.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel);
-  o.grad_x = want_x ? gx.mutable_data_ptr() : nullptr;
-  o.grad_spatial = want_spatial ? gs.mutable_data_ptr() : nullptr;
-  run_best(p, x, x.is_contiguous() && grad.is_contiguous(), is_channels_last(x) && grad.stride(1) == 1, [&](const Route& route) {
+  o.grad_x = want.x ? gx.mutable_data_ptr() : nullptr;
+  o.grad_spatial = want.spatial ? gs.mutable_data_ptr() : nullptr;
+  o.activation = activation;
+  const bool dense = x.is_contiguous() && grad.is_contiguous(), pixels = is_channels_last(x) && grad.stride(1) == 1;
+  run_best(p, x, dense, pixels, [&](const Route& route) {
     const int64_t chunks = chunks_of(p, route.tiles), sums = p.batch * chunks * p.channels * p.phases * p.taps();
-    const auto accumulator = storage == Storage::kFloat64 ? ScalarType::Double : ScalarType::Float;
-    Tensor partial = torch::stable::new_empty(x, Sizes{want_channel ? sums : 0}, accumulator);
-    o.partial = want_channel ? partial.mutable_data_ptr() : nullptr;
+    Tensor partial = torch::stable::new_empty(x, Sizes{want.channel ? sums : 0}, accumulator);
+    o.partial = want.channel ? partial.mutable_data_ptr() : nullptr;
     const bool done = over_tasks(p.batch * chunks, [&](int64_t begin, int64_t end) {
       return backward(p, storage, o, route, chunks, begin, end);
     });
-    return done && (!want_channel || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
-      reduce_channel(p, storage, o.partial, chunks, gc.mutable_data_ptr(), begin, end);
+    return done && (!want.channel || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
+      reduce_channel(p, o.partial, chunks, accumulator == ScalarType::Double, gc.mutable_data_ptr(), begin, end);
       return true;
     }));
   });
   return {gx, gs, gc};
+}
+
+Tensor forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, Sizes kernel_size, int64_t stride,
+                   int64_t dilation, int64_t scale, std::string combine) {
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+  return run_forward(p, x, spatial, widened(channel), {});
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel,
+                                                Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale,
+                                                std::string combine, bool want_x, bool want_spatial, bool want_channel) {
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+  const Gradients g = run_backward(p, grad, x, spatial, widened(channel), {}, {want_x, want_spatial, want_channel});
+  return {g.x, g.spatial, torch::stable::to(g.channel, x.scalar_type())};
+}
+
+// ---- with activations: spatial's inside the passes, those of the few channel taps around them --
+
+Activation activation_named(const std::string& name, double gain, double eps) {
+  Activation activation;
+  STD_TORCH_CHECK(activation_of(name, gain, eps, activation),
+                  "activation: expected identity, sigmoid, softmax, tanh or filter_norm, got ", name);
+  return activation;
+}
+
+class Channel {
+ public:
+  Channel(const Problem& p, const Tensor& x, const OptionalTensor& raw, OptionalTensor std, const Activation& activation)
+      : storage(storage_of<Storage>(x)), activation(activation), raw(raw) {
+    if (!raw) return;
+    taps = {p.batch, p.channels, p.taps(), p.phases, 1, {}, raw->const_data_ptr(), nullptr};
+    for (int i = 0; i < int(raw->dim()); ++i) taps.strides[i] = raw->stride(i);
+    if (!std) return;
+    const bool phases = std->dim() == 3;
+    check_shape("channel_std", *std, phases ? Sizes{p.channels, p.taps(), p.phases} : Sizes{p.channels, p.taps()}, x);
+    kept = torch::stable::contiguous(*std);
+    taps.std = kept->const_data_ptr(), taps.std_phases = phases ? p.phases : 1;
+  }
+  OptionalTensor activated() const {
+    if (!raw || (activation.is_identity() && !taps.std)) return widened(raw);
+    Tensor out = torch::stable::new_empty(*raw, sizes(*raw), accumulator_of(*raw));
+    over_tasks(taps.batch, [&](int64_t begin, int64_t end) {
+      activate_channel(taps, storage, activation, out.mutable_data_ptr(), begin, end);
+      return true;
+    });
+    return out;
+  }
+  struct Found {
+    Tensor raw, std;
+  };
+  // From the gradient in the activated taps.
+  Found differentiate(const Tensor& x, const Tensor& grad, bool want_raw, bool want_std) const {
+    const auto empty = [&](bool wanted, const OptionalTensor& like) {
+      return torch::stable::new_empty(x, wanted ? sizes(*like) : Sizes{0});
+    };
+    Found found{empty(want_raw, raw), empty(want_std, kept)};
+    const int64_t block = 16;  // channels: whole vectors, on any machine
+    if (want_raw || want_std)
+      over_tasks((taps.channels + block - 1) / block, [&](int64_t begin, int64_t end) {
+        activate_channel_backward(taps, storage, activation, grad.const_data_ptr(),
+                                  want_raw ? found.raw.mutable_data_ptr() : nullptr,
+                                  want_std ? found.std.mutable_data_ptr() : nullptr, begin * block,
+                                  std::min(end * block, taps.channels));
+        return true;
+      });
+    return found;
+  }
+
+ private:
+  const Storage storage;
+  const Activation activation;
+  const OptionalTensor raw;
+  OptionalTensor kept;
+  ChannelTaps taps{};
+
+  static Sizes sizes(const Tensor& tensor) {
+    Sizes found;
+    for (int64_t i = 0; i < tensor.dim(); ++i) found.push_back(tensor.size(i));
+    return found;
+  }
+};
+
+Tensor activated_forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std,
+                             Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, std::string combine,
+                             std::string spatial_activation, std::string channel_activation, double spatial_gain,
+                             double channel_gain, double eps) {
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+  const Channel taps(p, x, channel, channel_std, activation_named(channel_activation, channel_gain, eps));
+  return run_forward(p, x, spatial, taps.activated(), activation_named(spatial_activation, spatial_gain, eps));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cpu(
+    Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std, Sizes kernel_size,
+    int64_t stride, int64_t dilation, int64_t scale, std::string combine, std::string spatial_activation,
+    std::string channel_activation, double spatial_gain, double channel_gain, double eps, bool want_x, bool want_spatial,
+    bool want_channel, bool want_std) {
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+  const Channel taps(p, x, channel, channel_std, activation_named(channel_activation, channel_gain, eps));
+  const Gradients g = run_backward(p, grad, x, spatial, taps.activated(), activation_named(spatial_activation, spatial_gain, eps),
+                             {want_x, want_spatial, want_channel || want_std});
+  const auto of_channel = taps.differentiate(x, g.channel, want_channel, want_std);
+  return {g.x, g.spatial, of_channel.raw, of_channel.std};
 }
 
 }  // namespace
@@ -85,4 +209,6 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalT
 STABLE_TORCH_LIBRARY_IMPL(dynfilters, CPU, m) {
   m.impl("filter2d", TORCH_BOX(&forward_cpu));
   m.impl("filter2d_backward", TORCH_BOX(&backward_cpu));
+  m.impl("filter2d_activated", TORCH_BOX(&activated_forward_cpu));
+  m.impl("filter2d_activated_backward", TORCH_BOX(&activated_backward_cpu));
 }

@@ -67,16 +67,17 @@ void correlate(const Reach* taps, int64_t n, const A* x, const A* s, const A* c,
 
 // With p = g[m] · x[m + offset_t] where mask is all ones, else 0:
 // s_sums[m, t] += d_spatial(p, c[t]) and c_sums[t] += Σ_m d_channel(p, s[m, t]).
-// Two channels of a group at a time, where there are two, share s and s_sums in registers.
+// Two channels of a group at a time, where there are two, share s and s_sums in registers. Both sums
+// are made although one alone may be wanted, which is rare: the other's products are at hand.
 template <class A>
 struct TapSums {
   struct {
     const A *x, *g, *c;
-    A* c_sums;  // null: not wanted
+    A* c_sums;
   } of[2];
   int channels;
   const A* s;
-  A* s_sums;  // null: not wanted
+  A* s_sums;
   const Mask<A>* mask;
   int64_t N;
 };
@@ -85,7 +86,7 @@ template <class A>
 using SumTaps = void (*)(const Reach* taps, int64_t n, const TapSums<A>& sums);
 
 // The channels `first` and following, NC of them.
-template <class A, class Op, bool kWantS, bool kWantC, int NT, int NC>
+template <class A, class Op, int NT, int NC>
 void sum_some(const Reach* taps, int64_t n, int64_t done, const TapSums<A>& o, int first) {
   constexpr int64_t lanes = kLanes<A>;
   const auto* of = o.of + first;
@@ -102,32 +103,32 @@ void sum_some(const Reach* taps, int64_t n, int64_t done, const TapSums<A>& o, i
 #pragma GCC unroll 3
     for (int t = 0; t < NT; ++t) {
       Vector<A> own{}, both{};
-      if constexpr (kWantC && Op::kSpatial) own = load(s + t * lanes);
-      if constexpr (kWantS) both = load(s_sums + t * lanes);
+      if constexpr (Op::kSpatial && Op::kChannel) own = load(s + t * lanes);
+      if constexpr (Op::kSpatial) both = load(s_sums + t * lanes);
 #pragma GCC unroll 2
       for (int i = 0; i < NC; ++i) {
         // Filler positions read real pixels: masked, not multiplied by zero, for the sake of infinities.
         const Vector<A> all = g[i] * load(of[i].x + taps[done + t].offset + m);
         const Vector<A> product = (Vector<A>)((Mask<A>)all & inside);
-        if constexpr (kWantS) both += Op::d_spatial(product, weight[t][i]);
-        if constexpr (kWantC) total[t][i] += Op::d_channel(product, own);
+        if constexpr (Op::kSpatial) both += Op::d_spatial(product, weight[t][i]);
+        if constexpr (Op::kChannel) total[t][i] += Op::d_channel(product, own);
       }
-      if constexpr (kWantS) store(s_sums + t * lanes, both);
+      if constexpr (Op::kSpatial) store(s_sums + t * lanes, both);
     }
   }
-  for (int t = 0; kWantC && t < NT; ++t)
+  for (int t = 0; Op::kChannel && t < NT; ++t)
     for (int i = 0; i < NC; ++i) of[i].c_sums[done + t] += sum<A>(total[t][i]);
 }
 
-template <class A, class Op, bool kWantS, bool kWantC>
+template <class A, class Op>
 void sum_taps(const Reach* taps, int64_t n, const TapSums<A>& o) {
   int64_t done = 0;
   const auto some = [&](auto count) {
     constexpr int together = sizeof(A) == 4 ? 2 : 1;
     int first = 0;
     for (; first + together <= o.channels; first += together)
-      sum_some<A, Op, kWantS, kWantC, count.value, together>(taps, n, done, o, first);
-    for (; first < o.channels; ++first) sum_some<A, Op, kWantS, kWantC, count.value, 1>(taps, n, done, o, first);
+      sum_some<A, Op, count.value, together>(taps, n, done, o, first);
+    for (; first < o.channels; ++first) sum_some<A, Op, count.value, 1>(taps, n, done, o, first);
     done += count.value;
   };
   while (done + 3 <= n) some(std::integral_constant<int, 3>{});

@@ -15,4 +15,11 @@ auto with_access(Storage storage, const F& f) {
   return f(AccessTo<Half>());
 }
 
+// The same, without float64.
+template <class F>
+auto with_short_access(Storage storage, const F& f) {
+  if (storage == Storage::kBFloat16) return f(AccessTo<BFloat16>());
+  return storage == Storage::kFloat16 ? f(AccessTo<Half>()) : f(AccessTo<float>());
+}
+
 }  // namespace dynfilters::cpu

@@ -17,8 +17,8 @@ __host__ __device__ constexpr int direct_backward_threads(int kernel) { return k
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(direct_backward_threads(K), 1)
-    direct_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel,
-                    const T* grad, T* grad_x, TapTargets<T> to) {
+    direct_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel, const T* grad, T* grad_x,
+                    TapTargets<T> to) {
   constexpr int taps = K * K;
   const Block block(work, p);
   const int warps = work.lanes / 32 * work.slices;  // two rounds of their sums, then the taps
@@ -52,8 +52,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
   grad += block.b * p.ys[0] + c0 * p.ys[1] + (qy + step * (K / 2)) * p.ys[2] + (qx + step * (K / 2)) * p.ys[3];
   x += block.b * p.xs[0] + c0 * p.xs[1] + qy * p.xs[2] + qx * p.xs[3];
   const bool needs_x = to.spatial.result || to.channel.result;
-  if (grad_x)
-    grad_x += block.b * p.gs[0] + c0 * p.gs[1] + qy * p.gs[2] + qx * p.gs[3];
+  if (grad_x) grad_x += block.b * p.gs[0] + c0 * p.gs[1] + qy * p.gs[2] + qx * p.gs[3];
   const int rounds = (block.channels + work.slices - 1) / work.slices;
   for (int round = 0; round < rounds; ++round) {
     const int c = round * work.slices + slice;

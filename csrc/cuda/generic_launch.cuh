@@ -18,10 +18,9 @@ void forward_generic(const Problem& p, const Operands& operands, Stream stream) 
 template <class T, class Op>
 void backward_generic(const Problem& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
-  if (o.grad_x) {
+  if (o.grad_x)
     launch(generic_grad_x<T, Op>, grid_of(blocks_for(p.batch * p.channels * p.height * p.width)),
            dim3(kGenericThreads), 0, stream, p, o.spatial, o.channel, o.grad, o.grad_x);
-  }
   if constexpr (Op::kSpatial)
     if (o.grad_spatial) {
       const int64_t elements = p.batch * p.groups * p.taps() * p.rows * p.cols * p.scale * p.scale;

@@ -13,11 +13,11 @@ enum class Storage : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
 // A gradient whose pointer is null is not wanted.
 struct Operands {
   const void *x, *spatial, *channel;
-  const void* grad;            // of y, with the strides Problem::ys
-  void* y;                     // forward alone
-  void* grad_x;                // with the strides Problem::gs
+  const void* grad;                   // of y, with the strides Problem::ys
+  void* y;                            // forward alone
+  void* grad_x;                       // with the strides Problem::gs
   void *grad_spatial, *grad_channel;  // contiguous
-  void* workspace;             // workspace_elements(…) of the accumulation type, for backward alone
+  void* workspace;                    // workspace_elements(…) of the accumulation type, for backward alone
 };
 
 void forward(const Problem& p, Storage storage, const Operands& o, void* stream);

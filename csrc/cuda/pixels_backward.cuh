@@ -29,8 +29,8 @@ __device__ __forceinline__ void put_spatial(const Target<T>& to, const Problem& 
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kPixelThreads, 1)
-    pixels_backward(Problem p, Pixels work, const T* x, const T* spatial, const T* channel,
-                    const T* grad, T* grad_x, TapTargets<T> to) {
+    pixels_backward(Problem p, Pixels work, const T* x, const T* spatial, const T* channel, const T* grad, T* grad_x,
+                    TapTargets<T> to) {
   constexpr int taps = 9;
   const int tile = int(blockIdx.x) % work.tiles, width = int(p.width), height = int(p.height), step = int(p.dilation);
   const int64_t b = int(blockIdx.x) / work.tiles;

@@ -22,8 +22,8 @@ __device__ __forceinline__ void read_shifted(const T* from, int x, int width, bo
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
-    staged_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel,
-                    const T* grad, T* grad_x, TapTargets<T> to) {
+    staged_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel, const T* grad, T* grad_x,
+                    TapTargets<T> to) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);
   const int warps = int(blockDim.x) / 32, pitch = work.tile_columns + 2 * kRun;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from dynfilters.checks import check_divides
 from dynfilters.filters.zoo import register_filter
 from dynfilters.nn import (
@@ -9,8 +11,10 @@ from dynfilters.nn import (
     PointwiseBranch,
     SqueezeExciteBranch,
     check_activations,
+    fusion,
     nonlinearity_gain,
 )
+from dynfilters.ops import pool_project
 
 PAPER = {
     "paper": "Decoupled Dynamic Filter Networks",
@@ -77,6 +81,15 @@ class DDF(DepthwiseFilter):
                 activation=activation if channel_activation is None else channel_activation,
                 gain=gain,
             )
+
+    def raw_taps(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
+        guides = self.guides(x, guide)
+        if not fusion.shares_pass(self.branches, guides):
+            return super().raw_taps(x, guide)
+        spatial, channel = self.branches["spatial"], self.branches["channel"]
+        conv = spatial.conv
+        logits, mean = pool_project(guides["spatial"], conv.weight.flatten(1), conv.bias)
+        return {"spatial": spatial.arrange(logits), "channel": channel.excite(mean)}
 
 
 @register_filter("ddf_spatial", spatial_adaptive=True, **PAPER)

@@ -76,12 +76,14 @@ class PointwiseBranch(TapsBranch):
         self.activation = create_activation(activation, filters=groups, taps=taps, gain=gain)
 
     def raw(self, guide: Tensor) -> Tensor:
-        s = self.scale
         if self.encoder is not None:
-            guide = rearrange(self.encoder(guide), "b (c p) h w -> b (p c) h w", p=s * s)
-        return rearrange(
-            self.conv(guide), "b (u v g k) h w -> b g k (h u) (w v)", u=s, v=s, g=self.groups
-        )
+            guide = rearrange(self.encoder(guide), "b (c p) h w -> b (p c) h w", p=self.scale**2)
+        return self.arrange(self.conv(guide))
+
+    def arrange(self, logits: Tensor) -> Tensor:
+        """What the 1×1 convolution gives, (B, scale²·groups·taps, H_out, W_out), as taps."""
+        s = self.scale
+        return rearrange(logits, "b (u v g k) h w -> b g k (h u) (w v)", u=s, v=s, g=self.groups)
 
 
 class SqueezeExciteBranch(TapsBranch):
@@ -112,7 +114,11 @@ class SqueezeExciteBranch(TapsBranch):
         )
 
     def raw(self, guide: Tensor) -> Tensor:
-        hidden = torch.relu(self.squeeze(guide.mean((2, 3))))
+        return self.excite(guide.mean((2, 3)))
+
+    def excite(self, mean: Tensor) -> Tensor:
+        """The taps before their activation, from the guide's mean over positions (B, channels)."""
+        hidden = torch.relu(self.squeeze(mean))
         taps = rearrange(self.expand(hidden), "b (p c k) -> b c k p", p=self.cells, c=self.channels)
         return taps.squeeze(3) if self.cells == 1 else taps
 

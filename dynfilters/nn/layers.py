@@ -161,10 +161,14 @@ class DepthwiseFilter(DynamicFilter):
         fused = fusion.options(self.branches) if fusion.keeps(self, *halves) else None
         if fused is None:
             return self.apply_taps(x, self.generate(x, guide))
-        raw = {n: self.branches[n].raw(seen) for n, seen in self.guides(x, guide).items()}
+        raw = self.raw_taps(x, guide)
         if fusion.would_round(x, raw):
             return self.apply_taps(x, Taps(**{n: self.branches[n].activation(raw[n]) for n in raw}))
         return self.project(filter2d_activated(x, **raw, **fused, **self._geometry()))
+
+    def raw_taps(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
+        """The taps of each branch before their activation; all must be a `TapsBranch`."""
+        return {n: self.branches[n].raw(seen) for n, seen in self.guides(x, guide).items()}
 
     def _geometry(self) -> dict[str, Any]:
         names = ("kernel_size", "stride", "dilation", "scale", "combine")

@@ -3,6 +3,7 @@
 from dynfilters.ops.activated import filter2d_activated
 from dynfilters.ops.conv2d import conv2d_per_sample
 from dynfilters.ops.filter2d import backend, filter2d
+from dynfilters.ops.pool_project import pool_project
 from dynfilters.ops.reference import filter2d_reference
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "filter2d",
     "filter2d_activated",
     "filter2d_reference",
+    "pool_project",
 ]

@@ -1,0 +1,209 @@
+#include "pool_project.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "select.h"
+
+namespace dynfilters::cpu {
+
+namespace {
+
+constexpr int64_t kOutputs = 9;   // at a time, in registers: the taps of a 3×3 filter
+constexpr int64_t kChannels = 8;  // planes read side by side
+constexpr int kStep = kVectorBytes == 64 ? 2 : 1;  // vectors, or pixels, at a time: by the registers there are
+constexpr int64_t kTile = 256, kSumBytes = 64 * 1024;
+
+int64_t tile_size(const PoolProject& p) {
+  const int64_t fits = kSumBytes / (round_up(p.outputs, kOutputs) * 8);
+  return std::clamp<int64_t>(fits / 16 * 16, 16, kTile);
+}
+
+// What a thread works with. Padding is of zeros, so that it adds nothing.
+template <class A>
+struct Scratch {
+  static constexpr int64_t lanes = kLanes<A>;
+  const PoolProject& p;
+  const Access<A>& access;
+  int64_t outputs, channels, pitch;
+  std::vector<A> weight;   // (outputs/9, channels, 9), or (outputs, channels) for pixels
+  std::vector<A> bias;     // (outputs)
+  std::vector<A> logits;   // (outputs, pitch)
+  std::vector<A> rows;     // (8, pitch), or (lanes, channels) for pixels
+  std::vector<A> sums;     // (2, 8, lanes), or (2, channels) for pixels; the second one is not used
+
+  Scratch(const PoolProject& problem, const Access<A>& how)
+      : p(problem), access(how), outputs(round_up(p.outputs, kOutputs)),
+        channels(round_up(p.channels, p.pixels ? lanes : kChannels)), pitch(round_up(tile_size(p), lanes)),
+        weight(outputs * channels), bias(outputs), logits(outputs * pitch),
+        rows(p.pixels ? lanes * channels : kChannels * pitch), sums(2 * (p.pixels ? channels : kChannels * lanes)) {
+    if (p.bias) access.read(p.bias, 1, 0, p.outputs, 1, bias.data(), 0);
+    access.read(p.weight, p.outputs, p.channels, p.channels, 1, weight.data(), channels);
+    if (!p.pixels) interleave();
+  }
+  const void* at(int64_t offset) const { return static_cast<const char*>(p.x) + offset * access.bytes; }
+  bool in_place() const { return access.bytes == int64_t(sizeof(A)); }
+
+ private:
+  void interleave() {
+    std::vector<A> straight(weight);
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int64_t c = 0; c < channels; ++c)
+        weight[(o / kOutputs * channels + c) * kOutputs + o % kOutputs] = straight[o * channels + c];
+  }
+};
+
+// The part of 8 planes in 9 outputs, at kCount vectors of positions.
+template <int kCount, class A>
+void add_planes(const A* x, int64_t pitch, const A* weight, A* logits, int64_t logits_pitch, A* sums) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> y[kOutputs][kCount];
+  for (int o = 0; o < kOutputs; ++o)
+    for (int i = 0; i < kCount; ++i) y[o][i] = load(logits + o * logits_pitch + i * lanes);
+  for (int c = 0; c < kChannels; ++c) {
+    Vector<A> v[kCount];
+    for (int i = 0; i < kCount; ++i) v[i] = load(x + c * pitch + i * lanes);
+    for (int o = 0; o < kOutputs; ++o)
+      for (int i = 0; i < kCount; ++i) y[o][i] += v[i] * weight[c * kOutputs + o];
+    Vector<A> total = load(sums + c * lanes);
+    for (int i = 0; i < kCount; ++i) total += v[i];
+    store(sums + c * lanes, total);
+  }
+  for (int o = 0; o < kOutputs; ++o)
+    for (int i = 0; i < kCount; ++i) store(logits + o * logits_pitch + i * lanes, y[o][i]);
+}
+
+template <class A>
+void add_planes(const Scratch<A>& s, const A* x, int64_t pitch, int64_t first, int64_t last, int64_t c, A* logits, A* sums) {
+  constexpr int64_t lanes = kLanes<A>;
+  for (int64_t o = 0; o < s.outputs; o += kOutputs) {
+    const A* weight = s.weight.data() + (o / kOutputs * s.channels + c) * kOutputs;
+    A* to = logits + o * s.pitch;
+    A* total = o == 0 ? sums : sums + kChannels * lanes;
+    int64_t j = first;
+    for (; j + kStep * lanes <= last; j += kStep * lanes)
+      add_planes<kStep>(x + j, pitch, weight, to + j, s.pitch, total);
+    for (; j < last; j += lanes) add_planes<1>(x + j, pitch, weight, to + j, s.pitch, total);
+  }
+}
+
+// A tile of `count` positions from `first` of sample b.
+template <class A>
+void tile_of_planes(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
+  constexpr int64_t lanes = kLanes<A>;
+  const PoolProject& p = s.p;
+  for (int64_t o = 0; o < s.outputs; ++o) std::fill_n(s.logits.data() + o * s.pitch, s.pitch, s.bias[o]);
+  for (int64_t c = 0; c < p.channels; c += kChannels) {
+    const int64_t some = std::min(kChannels, p.channels - c);
+    const int64_t offset = (b * p.channels + c) * p.positions + first;
+    const int64_t ready = s.in_place() && some == kChannels ? count / lanes * lanes : 0;
+    std::fill(s.sums.begin(), s.sums.end(), A(0));
+    if (ready)
+      add_planes(s, static_cast<const A*>(s.at(offset)), p.positions, 0, ready, c, s.logits.data(), s.sums.data());
+    if (ready < count) {
+      std::fill(s.rows.begin(), s.rows.end(), A(0));
+      s.access.read(s.at(offset + ready), some, p.positions, count - ready, 1, s.rows.data() + ready, s.pitch);
+      add_planes(s, s.rows.data(), s.pitch, ready, count, c, s.logits.data(), s.sums.data());
+    }
+    for (int64_t i = 0; i < some; ++i) partial[c + i] = sum<A>(load(s.sums.data() + i * lanes));
+  }
+  void* to = static_cast<char*>(p.logits) + (b * p.outputs * p.positions + first) * s.access.bytes;
+  s.access.write(s.logits.data(), s.pitch, p.outputs, count, to, p.positions, 1);
+}
+
+// Lane i of the result is the sum of v[i].
+template <class A>
+Vector<A> sums_of(const Vector<A>* v) {
+  Vector<A> out{};
+  for (int i = 0; i < kLanes<A>; ++i) out[i] = sum<A>(v[i]);
+  return out;
+}
+
+// 9 outputs at kCount pixels, as vectors over channels that are yet to be summed up.
+template <int kCount, class A>
+void dot_pixels(const A* x, const A* weight, int64_t channels, Vector<A>* dots, A* sums) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> y[kOutputs][kCount] = {};
+  for (int64_t c = 0; c < channels; c += lanes) {
+    Vector<A> v[kCount], total = load(sums + c);
+    for (int i = 0; i < kCount; ++i) total += v[i] = load(x + i * channels + c);
+    store(sums + c, total);
+    for (int o = 0; o < kOutputs; ++o) {
+      const Vector<A> w = load(weight + o * channels + c);
+      for (int i = 0; i < kCount; ++i) y[o][i] += v[i] * w;
+    }
+  }
+  for (int o = 0; o < kOutputs; ++o)
+    for (int i = 0; i < kCount; ++i) dots[o * lanes + i] = y[o][i];
+}
+
+// 9 outputs, from `o` on, at up to `lanes` pixels.
+template <class A>
+void group_of_pixels(Scratch<A>& s, const A* x, int64_t count, int64_t o, A* logits) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> dots[kOutputs * lanes] = {};
+  const A* weight = s.weight.data() + o * s.channels;
+  A* sums = s.sums.data() + (o == 0 ? 0 : s.channels);
+  int64_t j = 0;
+  for (; j + kStep <= count; j += kStep) dot_pixels<kStep>(x + j * s.channels, weight, s.channels, dots + j, sums);
+  for (; j < count; ++j) dot_pixels<1>(x + j * s.channels, weight, s.channels, dots + j, sums);
+  for (int i = 0; i < kOutputs; ++i) store(logits + i * s.pitch, sums_of<A>(dots + i * lanes) + s.bias[o + i]);
+}
+
+template <class A>
+void tile_of_pixels(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
+  constexpr int64_t lanes = kLanes<A>;
+  const PoolProject& p = s.p;
+  const bool in_place = s.in_place() && s.channels == p.channels;
+  std::fill(s.sums.begin(), s.sums.end(), A(0));
+  for (int64_t j = 0; j < count; j += lanes) {
+    const int64_t some = std::min(lanes, count - j);
+    const void* from = s.at((b * p.positions + first + j) * p.channels);
+    if (!in_place) s.access.read(from, some, p.channels, p.channels, 1, s.rows.data(), s.channels);
+    const A* x = in_place ? static_cast<const A*>(from) : s.rows.data();
+    for (int64_t o = 0; o < s.outputs; o += kOutputs)
+      group_of_pixels(s, x, some, o, s.logits.data() + o * s.pitch + j);
+  }
+  std::copy_n(s.sums.begin(), p.channels, partial);
+  void* to = static_cast<char*>(p.logits) + (b * p.positions + first) * p.outputs * s.access.bytes;
+  s.access.write(s.logits.data(), s.pitch, p.outputs, count, to, 1, p.outputs);
+}
+
+template <class A>
+void run(const PoolProject& p, const Access<A>& access, int64_t begin, int64_t end) {
+  Scratch<A> scratch(p, access);
+  const int64_t tiles = tiles_of(p), size = tile_size(p);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t first = task % tiles * size, count = std::min(size, p.positions - first);
+    A* partial = static_cast<A*>(p.partial) + task * p.channels;
+    (p.pixels ? tile_of_pixels<A> : tile_of_planes<A>)(scratch, task / tiles, first, count, partial);
+  }
+}
+
+template <class A>
+void reduce(const PoolProject& p, const Access<A>& access, int64_t begin, int64_t end) {
+  const int64_t tiles = tiles_of(p);
+  std::vector<A> total(p.channels);
+  for (int64_t b = begin; b < end; ++b) {
+    std::fill(total.begin(), total.end(), A(0));
+    const A* from = static_cast<const A*>(p.partial) + b * tiles * p.channels;
+    for (int64_t t = 0; t < tiles; ++t)
+      for (int64_t c = 0; c < p.channels; ++c) total[c] += *from++;
+    for (A& value : total) value /= A(p.positions);
+    access.write(total.data(), 0, 1, p.channels, static_cast<char*>(p.mean) + b * p.channels * access.bytes, 0, 1);
+  }
+}
+
+}  // namespace
+
+int64_t tiles_of(const PoolProject& p) { return (p.positions + tile_size(p) - 1) / tile_size(p); }
+
+void pool_project(const PoolProject& p, Storage storage, int64_t begin, int64_t end) {
+  with_access(storage, [&](auto access) { run<typename decltype(access)::type>(p, access, begin, end); });
+}
+
+void pool_project_mean(const PoolProject& p, Storage storage, int64_t begin, int64_t end) {
+  with_access(storage, [&](auto access) { reduce<typename decltype(access)::type>(p, access, begin, end); });
+}
+
+}  // namespace dynfilters::cpu

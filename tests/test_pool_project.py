@@ -1,0 +1,263 @@
+"""`pool_project` against a convolution and a mean; DDF with it against DDF without."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import LAYOUTS
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import dynfilters
+from dynfilters.nn import fusion
+from dynfilters.ops import backend, pool_project
+
+# Relative to the largest value, for sums in float32 that are rounded once.
+BOUNDS = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.bfloat16: 2**-8,
+    torch.float16: 2**-11,
+}
+FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+# Below, at and above 4, 8 and 16 lanes, 8 planes, 9 outputs and tiles of 256 positions.
+SIZES = [(1, 1, 1, 1), (2, 3, 1, 1), (0, 4, 3, 3), (2, 8, 4, 4), (3, 21, 7, 9), (1, 64, 16, 16)]
+SIZES += [(2, 40, 5, 53), (1, 7, 23, 47)]
+by_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+
+
+def operands(size, outputs: int, dtype=torch.float64, memory_format=torch.contiguous_format):
+    """x, weight and bias; the mean of x is not zero."""
+    x = torch.randn(size, dtype=torch.float64).to(dtype) + 0.5
+    weight, bias = torch.randn(outputs, size[1]), torch.randn(outputs)
+    return x.contiguous(memory_format=memory_format), weight.to(dtype), bias.to(dtype)
+
+
+def two_calls(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    return F.conv2d(x, weight[:, :, None, None], bias), x.mean((2, 3))
+
+
+def check(ours: Tensor, truth: Tensor) -> None:
+    assert ours.shape == truth.shape
+    if truth.numel():
+        error = (ours.double() - truth).abs().max() / truth.abs().max().clamp(min=1e-30)
+        assert error <= BOUNDS[ours.dtype]
+
+
+@by_format
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_values(size, dtype: torch.dtype, memory_format) -> None:
+    for outputs, with_bias in itertools.product((1, 9, 25), (True, False)):
+        x, weight, bias = operands(size, outputs, dtype, memory_format)
+        bias = bias if with_bias else None
+        found = pool_project(x, weight, bias)
+        wide = [None if t is None else t.double() for t in (x, weight, bias)]
+        for ours, truth in zip(found, two_calls(*wide), strict=True):
+            assert ours.dtype == dtype
+            check(ours, truth)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout(layout: str) -> None:
+    x, weight, bias = operands((2, 12, 5, 9), 9)
+    strided = LAYOUTS[layout](x), weight.t().contiguous().t(), torch.stack([bias, bias], 1)[:, 0]
+    for ours, truth in zip(pool_project(*strided), two_calls(x, weight, bias), strict=True):
+        check(ours, truth)
+
+
+def test_logits_have_the_layout_of_x() -> None:
+    for memory_format in FORMATS.values():
+        logits, mean = pool_project(*operands((2, 5, 3, 4), 9, memory_format=memory_format))
+        assert logits.is_contiguous(memory_format=memory_format)
+        assert mean.is_contiguous()
+
+
+@pytest.mark.parametrize("size", [(2, 21, 7, 9), (3, 8, 1, 1), (1, 7, 23, 47)], ids=str)
+@by_format
+def test_gradients(size, memory_format) -> None:
+    given = [t.requires_grad_() for t in operands(size, 10, memory_format=memory_format)]
+    results = []
+    for outputs in (pool_project(*given), two_calls(*given)):
+        grads = [torch.linspace(-1, 2, y.numel()).double().view(y.shape) for y in outputs]
+        for used in ((0, 1), (0,), (1,)):
+            chosen = [outputs[i] for i in used], given, [grads[i] for i in used]
+            results += torch.autograd.grad(*chosen, retain_graph=True, allow_unused=True)
+    half = len(results) // 2
+    for ours, truth in zip(results[:half], results[half:], strict=True):
+        assert (ours is None) == (truth is None)
+        if truth is not None:
+            check(ours, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_gradients_of_half_types(dtype: torch.dtype) -> None:
+    given = [t.requires_grad_() for t in operands((2, 21, 7, 9), 9, dtype)]
+    wide = [t.detach().double().requires_grad_() for t in given]
+    ours, truth = (
+        torch.autograd.grad(sum(y.square().sum() for y in f(*arguments)), arguments)
+        for f, arguments in ((pool_project, given), (two_calls, wide))
+    )
+    for a, b in zip(ours, truth, strict=True):
+        assert (a.double() - b).abs().max() <= 8 * BOUNDS[dtype] * b.abs().max()
+
+
+@by_format
+def test_derivatives(memory_format) -> None:
+    given = [t.requires_grad_() for t in operands((2, 5, 3, 4), 7, memory_format=memory_format)]
+    assert gradcheck(pool_project, given)
+    assert gradgradcheck(pool_project, given)
+    torch.library.opcheck(torch.ops.dynfilters.pool_project.default, tuple(given))
+
+
+def test_the_bare_op_without_bias_on_odd_strides() -> None:
+    x, weight, _ = operands((2, 5, 6, 8), 7)
+    arguments = x[:, :, ::2, 1:].requires_grad_(), weight.requires_grad_(), None
+    torch.library.opcheck(torch.ops.dynfilters.pool_project.default, arguments)
+
+
+@by_format
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_same_bits_on_any_number_of_threads(dtype: torch.dtype, memory_format) -> None:
+    given, threads = operands((3, 40, 24, 25), 9, dtype, memory_format), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(pool_project(*given))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+
+
+def test_as_many_operations_as_the_convolution() -> None:
+    counts = []
+    for function in (pool_project, two_calls):
+        with FlopCounterMode(display=False) as counter:
+            function(*operands((2, 5, 3, 4), 9))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+def test_autocast_casts_as_for_a_convolution() -> None:
+    given = operands((2, 5, 3, 4), 9, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pool_project(*given)
+    expected = pool_project(*(t.bfloat16() for t in given))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+BAD = {
+    "x: expected": lambda x, w, b: (x[0], w, b),
+    "x: expected .* none empty": lambda x, w, b: (x[:, :, :0], w, b),
+    "x: expected a tensor": lambda x, w, b: (None, w, b),
+    r"weight: expected \(O, C\)": lambda x, w, b: (x, w[:, 1:], b),
+    r"weight: expected \(O, C\)=": lambda x, w, b: (x, w[:, :, None, None], b),
+    "weight: expected the dtype": lambda x, w, b: (x, w.float(), b),
+    r"bias: expected \(O,\)": lambda x, w, b: (x, w, b[1:]),
+    "bias: expected the dtype": lambda x, w, b: (x, w, b.float()),
+    "bias: expected the device": lambda x, w, b: (x, w, b.to("meta")),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_named(message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pool_project(*BAD[message](*operands((2, 5, 3, 4), 9)))
+
+
+@pytest.mark.skipif(backend("cpu", "pool_project") != "native", reason="no native kernels here")
+def test_the_bare_native_op_refuses_what_it_could_not_read() -> None:
+    x, weight, bias = operands((2, 5, 3, 4), 9)
+    for wrong in ((x[0], weight, bias), (x, weight[:, 1:], bias), (x, weight, bias[1:])):
+        with pytest.raises((RuntimeError, ValueError), match=r"x|weight|bias"):
+            torch.ops.dynfilters.pool_project(*wrong)
+
+
+class _Calls(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.passes += func is torch.ops.dynfilters.pool_project.default
+        return func(*args, **(kwargs or {}))
+
+
+def shares(layer: nn.Module, x: Tensor) -> bool:
+    with _Calls() as calls:
+        layer(x)
+    return calls.passes == 1
+
+
+def results(layer: nn.Module, x: Tensor, guide: Tensor) -> list[Tensor]:
+    y = layer(x, guide)
+    gy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    return [y, *torch.autograd.grad(y, [x, guide, *layer.parameters()], gy)]
+
+
+@by_format
+@pytest.mark.parametrize("kernel_size", [3, (3, 5)], ids=str)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_ddf_in_one_pass_is_ddf_in_two(groups, kernel_size, memory_format, monkeypatch) -> None:
+    layer = dynfilters.DDF(12, 6, kernel_size, groups=groups).double()
+    tensors = (torch.randn(2, 12, 7, 9).double() for _ in range(2))
+    x, guide = (t.contiguous(memory_format=memory_format).requires_grad_() for t in tensors)
+    assert shares(layer, x)
+    fused = results(layer, x, guide)
+    monkeypatch.setattr(fusion, "shares_pass", lambda *_: False)
+    assert not shares(layer, x)
+    for ours, truth in zip(fused, results(layer, x, guide), strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+
+
+def _weigh(layer: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(layer.branches["spatial"].conv)
+
+
+APART = {
+    "a hook on the convolution": lambda m: m.branches["spatial"].conv.register_forward_hook(print),
+    "a hook on a branch": lambda m: m.branches["channel"].register_forward_hook(lambda *_: None),
+    "a parametrized weight": _weigh,
+    "another convolution": lambda m: setattr(m.branches["spatial"], "conv", nn.LazyConv2d(9, 1)),
+    "raw of its own": lambda m: setattr(m.branches["channel"], "raw", m.branches["channel"].raw),
+}
+
+
+@pytest.mark.parametrize("change", APART.values(), ids=APART)
+def test_where_somebody_could_tell_there_are_two_passes(change) -> None:
+    layer, x = dynfilters.DDF(12), torch.randn(2, 12, 7, 9)
+    change(layer)
+    assert not shares(layer, x)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"activation": "identity"}], ids=str)
+def test_other_layers_have_two_passes(options) -> None:
+    assert not shares(dynfilters.DDF(12, **options), torch.randn(2, 12, 7, 9))
+
+
+def test_hooks_on_the_fully_connected_layers_still_see_them() -> None:
+    layer, seen = dynfilters.DDF(12), []
+    layer.branches["channel"].squeeze.register_forward_hook(lambda *_: seen.append(1))
+    assert shares(layer, torch.randn(2, 12, 7, 9))
+    assert seen
+
+
+def test_ddf_compiles_exports_and_autocasts_in_one_pass() -> None:
+    torch._dynamo.reset()
+    layer, x = dynfilters.DDF(12).eval(), torch.randn(2, 12, 7, 9)
+    y = layer(x)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), y)
+    program = torch.export.export(layer, (x,))
+    assert "pool_project" in str(program.graph)
+    torch.testing.assert_close(program.module()(x), y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert shares(layer, x)
+        torch.testing.assert_close(layer(x).float(), y, rtol=0.1, atol=0.1)

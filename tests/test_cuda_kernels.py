@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import FILTER2D, Filter2dCase, ids
 from comparison import BOUNDS, STORED, WIDTHS, Given, check, compare, draw, operands, truth
+from cuda_shim import mutants
 from cuda_shim.device import ORDERS, SHARED_SMALLEST, Mode
 from cuda_shim.filter2d import Kernels
 
@@ -50,14 +51,44 @@ def test_drawn(kernels: Kernels, seed: int) -> None:
     compare(run(kernels, case, given, mode), case, given)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [*WIDTHS, 132, 200])
 @pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
 def test_widths(kernels: Kernels, dtype: torch.dtype, width: int) -> None:
-    """With enough channels in a group for every pipeline to go round more than once."""
+    case = Filter2dCase(f"width {width}", size=(1, 20 if width < 100 else 6, 5, width), groups=1)
     for stored in ("contiguous", "channels last"):
-        case = Filter2dCase(f"width {width}", size=(1, 20, 5, width), groups=1)
         given = operands(case, dtype, stored)
         compare(run(kernels, case, given), case, given)
+
+
+MANY = [
+    Filter2dCase("a group of a warp and less", size=(1, 64, 5, 7), groups=2),
+    Filter2dCase("a group of a warp, add", size=(1, 128, 4, 5), groups=1, combine="add"),
+    Filter2dCase("a group of two warps", size=(1, 256, 3, 5), groups=1),
+    Filter2dCase("two groups of two warps", size=(1, 512, 2, 3), dilation=2),
+    Filter2dCase("more channels than a block", size=(1, 264, 3, 4), groups=3),
+    Filter2dCase("as many channels as threads", size=(1, 1024, 2, 2), groups=1),
+    Filter2dCase("shared taps of many channels", size=(1, 260, 2, 3), kernel=(5, 5), groups=1),
+]
+
+
+@pytest.mark.parametrize("stored", ["contiguous", "channels last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", MANY, ids=ids(MANY))
+def test_many_channels(
+    kernels: Kernels, case: Filter2dCase, dtype: torch.dtype, stored: str
+) -> None:
+    given = operands(case, dtype, stored)
+    compare(run(kernels, case, given, MODES[2]), case, given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mode"), [(torch.float32, MODES[1]), (torch.bfloat16, MODES[3])], ids=str
+)
+def test_pipelines_go_round(kernels: Kernels, dtype: torch.dtype, mode: Mode) -> None:
+    """So many samples that a block has more rounds of channels than a pipeline has stages."""
+    case = Filter2dCase("many rounds", size=(520, 48, 2, 4), groups=1)
+    given = operands(case, dtype)
+    compare(run(kernels, case, given, mode), case, given)
 
 
 PATHS = [
@@ -66,6 +97,8 @@ PATHS = [
     Filter2dCase("spatial alone, 5", size=(1, 8, 6, 16), kernel=(5, 5), channel=False),
     Filter2dCase("channel alone", size=(2, 8, 6, 20), groups=0),
     Filter2dCase("phases", size=(1, 8, 5, 8), scale=2, phases=True),
+    Filter2dCase("many channels", size=(1, 64, 5, 8)),
+    Filter2dCase("several tiles", size=(1, 12, 17, 32), groups=1),
     Filter2dCase("stride 2", size=(2, 8, 9, 17), stride=2),
 ]
 
@@ -130,3 +163,9 @@ def test_infinities_go_where_a_convolution_lets_them(
     touched = ~kernels.forward(Geometry(*case.positional), *given[1:], MODES[0]).isfinite()
     assert touched[0, 4, 2:5, 6:9].all() and touched[0, 2, 5:, 14:].all()
     assert touched.sum() == 13
+
+
+@pytest.mark.slow
+def test_mutants_are_noticed() -> None:
+    """Some seventy wrong changes of the kernels, each of which must make the tests above fail."""
+    assert mutants.main([]) == 0

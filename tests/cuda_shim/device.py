@@ -133,6 +133,6 @@ class Device:
         if (place := re.search(r"; at (0x\w+)", message)) and shutil.which("addr2line"):
             command = ["addr2line", "-i", "-s", "-e", str(self.path), place[1]]
             lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-            lines = " in ".join(line.split()[0] for line in lines.splitlines())
+            lines = " in ".join(line.split()[0] for line in lines.splitlines()[:4])
             message = message.replace(place[0], f"; at {lines}")
         return message

@@ -1,7 +1,7 @@
 """Whether the tests of the CUDA kernels notice what may go wrong in them.
 
 python tests/cuda_shim/mutants.py [WORD ...]: makes one change at a time to a copy of csrc, all that
-`mutations.py` lists with the words in it, and runs tests/test_cuda_kernels.py on it. Every change
+`mutations.txt` lists with the words in it, and runs tests/test_cuda_kernels.py on it. Every change
 must make it fail. The exit code is the number of those that did not.
 """
 
@@ -14,12 +14,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
 
-from cuda_shim.mutations import MUTATIONS, Mutation  # noqa: E402
+
+@dataclass(frozen=True)
+class Mutation:
+    """In csrc/cuda/`file`, the one place that reads `old` is to read `new`."""
+
+    file: str
+    what: str
+    old: str
+    new: str
+
+
+def read_mutations() -> list[Mutation]:
+    """Those of mutations.txt."""
+    found, file = [], ""
+    for block in Path(__file__).with_name("mutations.txt").read_text().split("\n\n"):
+        lines = block.strip("\n").split("\n")
+        if lines[0].startswith("== "):
+            file = lines[0][3:]
+        if lines[0].startswith("* "):
+            old, new = ("\n".join(li[2:] for li in lines if li[0] == sign) for sign in "-+")
+            found.append(Mutation(file, lines[0][2:], old, new))
+    return found
 
 
 def copy_project(to: Path) -> None:
@@ -27,6 +48,8 @@ def copy_project(to: Path) -> None:
     for name in ("csrc", "tests"):
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", to)
+    build = to / "tests" / "cuda_shim" / "build.py"
+    build.write_text(build.read_text().replace('"-O1"', '"-O0"'))  # compiles twice as fast
 
 
 def mutate(mutation: Mutation, project: Path) -> str:
@@ -67,7 +90,7 @@ def is_noticed(mutation: Mutation, project: Path) -> bool:
 
 
 def main(words: list[str]) -> int:
-    chosen = [m for m in MUTATIONS if all(word in f"{m.file} {m.what}" for word in words)]
+    chosen = [m for m in read_mutations() if all(word in f"{m.file} {m.what}" for word in words)]
     with tempfile.TemporaryDirectory() as scratch:
         project = Path(scratch)
         copy_project(project)

@@ -150,9 +150,9 @@ def test_a_compiler_that_never_says_its_version_is_stopped(fake_compiler, monkey
 def test_another_process_that_never_ends_is_not_waited_for(fake_compiler, monkeypatch) -> None:
     from filelock import FileLock
 
-    monkeypatch.setenv("DYNFILTERS_BUILD_TIMEOUT", "0.2")
     path = build.find_or_build("cpu").path
     path.unlink()
+    monkeypatch.setenv("DYNFILTERS_BUILD_TIMEOUT", "0.2")
     with (
         FileLock(path.with_suffix(".lock")),
         pytest.raises(BuildError, match=r"another process has held .* for too long"),

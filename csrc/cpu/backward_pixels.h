@@ -64,7 +64,7 @@ class BackwardPixels {
       rows.begin_readers(pattern, h / p.stride, row[0]);
       for (int64_t j = 0, w = b; w < p.width; ++j, w += p.stride) {
         rows.at(row[0], j, 0);
-        weigh(p, int64_t(pattern.sources.size()), row[0].pixels_at.data(), row[0].s_at.data(), rows.taps_step(),
+        weigh(p, int64_t(pattern.sources.size()), row[0].pixel.data(), row[0].s.data(), rows.taps_step(),
               pattern.channel.data(), target + w * p.gs[3]);
       }
     }
@@ -79,14 +79,14 @@ class BackwardPixels {
       PixelSums<T, A> sums{};
       sums.s_step = rows.taps_step(), sums.s_sums_step = pitch();
       sums.channel = of_y[cell].channel.data(), sums.c_sums = c_sums.data() + (p.phases > 1 ? cell : 0) * size;
-      for (auto& each : row) rows.begin_reads(of_y[cell], y, each);
+      for (auto& each : row) rows.begin_reads(of_y[cell], y, 2, each);
       for (int64_t j = 0; j < p.cols; j += 2) {
         for (int which = 0; which < 2; ++which) {
           const bool there = j + which < p.cols;
           const int64_t z = std::min(j + which, p.cols - 1) * p.scale + v;
           rows.at(row[which], there ? j + which : -p.width - p.pad_w(), z);
           sums.g[which] = there ? grad + z * p.ys[3] : rows.no_pixel.data();
-          sums.pixel[which] = row[which].pixels_at.data(), sums.s[which] = row[which].s_at.data();
+          sums.pixel[which] = row[which].pixel.data(), sums.s[which] = row[which].s.data();
           sums.s_sums[which] = s_line.data() + (there ? z : across);
         }
         sum_pixels(p, sums);

@@ -80,44 +80,53 @@ class PixelRows {
   }
   int64_t taps_step() const { return in_place() ? p.ss[1] : pitch; }
 
-  // Pointers for the sources of the output pixels of a row, all but the column's part, which
-  // `at` adds. Sources that do not exist are zeros.
+  // Pointers to the sources of one output pixel after the other along a row. Sources that do not
+  // exist are zeros.
   struct Row {
-    std::vector<const T*> pixel, pixels_at;  // null: outside the image
-    std::vector<const A*> s, s_at;
-    std::vector<int64_t> dx;
-    int64_t pixel_step, s_step, stride, width;
+    std::vector<const T*> pixel, row;  // of the column; of the whole row, null: outside the image
+    std::vector<const A*> s, s_row;
+    std::vector<int64_t> dx, pixel_steps;  // from a column asked for to the next one asked for
+    int64_t pixel_step, s_step, stride, width, every, s_steps;
+    int64_t inside, outside;  // columns [inside, outside) have all their sources, but for missing rows
+    int64_t column;
     bool own_taps;  // the taps are the output pixel's, not the source's
   };
-  // Row y of windows (at its grid of y) reads x, by its own taps.
-  void begin_reads(const Pattern<A>& pattern, int64_t y, Row& row) {
+  // Row y of windows (at its grid of y) reads x, by its own taps. every: columns asked for.
+  void begin_reads(const Pattern<A>& pattern, int64_t y, int64_t every, Row& row) {
     const T* x = static_cast<const T*>(o.x) + sample * p.xs[0];
-    begin_row(pattern, row, p.xs[3], p.stride, p.width, true);
+    row.stride = p.stride, row.width = p.width, row.every = every, row.own_taps = true, row.pixel_step = p.xs[3];
+    begin_row(pattern, row);
     for (const Source& source : pattern.sources) {
       const int64_t h = y / p.scale * p.stride + source.dy;
-      row.pixel.push_back(h >= 0 && h < p.height ? x + h * p.xs[2] : nullptr);
-      row.s.push_back(taps_at(y, 0, source.k));
+      add_source(row, source, h >= 0 && h < p.height ? x + h * p.xs[2] : nullptr, taps_at(y, 0, source.k));
     }
   }
   // Row i (by the stride) of x is read by windows, with theirs.
   void begin_readers(const Pattern<A>& pattern, int64_t i, Row& row) {
     const T* grad = static_cast<const T*>(o.grad) + sample * p.ys[0];
-    begin_row(pattern, row, p.scale * p.ys[3], 1, p.cols, false);
+    row.stride = 1, row.width = p.cols, row.every = 1, row.own_taps = false, row.pixel_step = p.scale * p.ys[3];
+    begin_row(pattern, row);
     for (const Source& source : pattern.sources) {
       const int64_t h = i + source.dy, y = h * p.scale + source.cell / p.scale, z = source.cell % p.scale;
       const bool inside = h >= 0 && h < p.rows;
-      row.pixel.push_back(inside ? grad + y * p.ys[2] + z * p.ys[3] : nullptr);
-      row.s.push_back(inside ? taps_at(y, z, source.k) : zeros());
+      add_source(row, source, inside ? grad + y * p.ys[2] + z * p.ys[3] : nullptr, inside ? taps_at(y, z, source.k) : nullptr);
     }
   }
   // For column j; taps of column z, if they are the output pixel's own.
   void at(Row& row, int64_t j, int64_t z) const {
-    for (size_t t = 0; t < row.pixel.size(); ++t) {
-      const int64_t w = j * row.stride + row.dx[t];
-      const bool inside = row.pixel[t] && w >= 0 && w < row.width;
-      row.pixels_at[t] = inside ? row.pixel[t] + w * row.pixel_step : no_pixel.data();
-      row.s_at[t] = row.own_taps ? row.s[t] + z * row.s_step : inside ? row.s[t] + w * row.s_step : no_taps.data();
+    const size_t n = row.dx.size();
+    if (j == row.column + row.every && row.column >= row.inside && j < row.outside) {
+      for (size_t t = 0; t < n; ++t) row.pixel[t] += row.pixel_steps[t];
+      for (size_t t = 0; t < n; ++t) row.s[t] += row.own_taps || row.pixel_steps[t] ? row.s_steps : 0;
+    } else {
+      for (size_t t = 0; t < n; ++t) {
+        const int64_t w = j * row.stride + row.dx[t];
+        const bool inside = row.row[t] && w >= 0 && w < row.width;
+        row.pixel[t] = inside ? row.row[t] + w * row.pixel_step : no_pixel.data();
+        row.s[t] = row.own_taps ? row.s_row[t] + z * row.s_step : inside ? row.s_row[t] + w * row.s_step : no_taps.data();
+      }
     }
+    row.column = j;
   }
   static constexpr int64_t lanes = kLanes<A>;
 
@@ -132,14 +141,22 @@ class PixelRows {
   int64_t line(int64_t row, int64_t k) const {
     return (row % int64_t(held.size()) * p.taps() + k) * p.groups * pitch;
   }
-  void begin_row(const Pattern<A>& pattern, Row& row, int64_t pixel_step, int64_t stride, int64_t width, bool own_taps) {
+  void begin_row(const Pattern<A>& pattern, Row& row) const {
     const size_t n = pattern.sources.size();
-    row.pixel.clear(), row.s.clear(), row.dx.clear();
-    row.pixels_at.resize(n), row.s_at.resize(n);
+    row.row.clear(), row.s_row.clear(), row.dx.clear(), row.pixel_steps.clear();
+    row.pixel.resize(n), row.s.resize(n);
     const int64_t column = !p.has_spatial() ? 0 : in_place() ? p.ss[4] : 1;
-    row.pixel_step = pixel_step, row.s_step = own_taps ? column : p.scale * column;
-    row.stride = stride, row.width = width, row.own_taps = own_taps;
-    for (const Source& source : pattern.sources) row.dx.push_back(source.dx);
+    row.s_step = p.scale * column, row.s_steps = row.every * row.s_step;
+    if (row.own_taps) row.s_step = column;
+    row.inside = 0, row.outside = row.width, row.column = -2 * row.every - row.width;
+  }
+  void add_source(Row& row, const Source& source, const T* pixels, const A* taps) const {
+    row.row.push_back(pixels), row.s_row.push_back(taps), row.dx.push_back(source.dx);
+    row.pixel_steps.push_back(pixels ? row.every * row.stride * row.pixel_step : 0);
+    // Columns j with 0 ≤ j·stride + dx < width.
+    row.inside = std::max(row.inside, (std::max<int64_t>(-source.dx, 0) + row.stride - 1) / row.stride);
+    const int64_t room = row.width - source.dx;
+    row.outside = std::min(row.outside, room > 0 ? (room + row.stride - 1) / row.stride : 0);
   }
   // Zeros a group step apart, for as many groups as there are.
   const A* zeros() {
@@ -191,11 +208,11 @@ void forward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> 
       rows.need_taps(y);
       for (int64_t v = 0; v < p.scale; ++v) {
         const auto& pattern = patterns[y % p.scale * p.scale + v];
-        rows.begin_reads(pattern, y, row);
+        rows.begin_reads(pattern, y, 1, row);
         for (int64_t j = 0; j < p.cols; ++j) {
           const int64_t z = j * p.scale + v;
           rows.at(row, j, z);
-          weigh(p, p.taps(), row.pixels_at.data(), row.s_at.data(), rows.taps_step(), pattern.channel.data(),
+          weigh(p, p.taps(), row.pixel.data(), row.s.data(), rows.taps_step(), pattern.channel.data(),
                 static_cast<T*>(o.y) + b * p.ys[0] + y * p.ys[2] + z * p.ys[3]);
         }
       }

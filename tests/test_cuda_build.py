@@ -44,7 +44,7 @@ def compile_kernels(home: Path) -> list[Usage]:
         patch.setenv("CUDA_HOME", str(home))
         made = home / f"{build.plan('cuda', arch=ARCH, prebuilt=True).name}.log"
         if not made.exists():
-            for old in home.glob("ptxas.*"):
+            for old in (*home.glob("ptxas.*"), *home.glob("filter2d_cuda_*")):
                 old.unlink()
             library = build.build("cuda", arch=ARCH, output=home, force=True)
             assert library.path.stat().st_size > 0

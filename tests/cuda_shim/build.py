@@ -49,7 +49,16 @@ def build(name: str, units: list[Path], cache: Path) -> Path:
         if not library.exists():
             _compile_all(compiler, {o: u for o, u in commands.items() if not o.exists()})
             _link(compiler, list(commands), library)
+            _forget(cache, {library, *commands})
     return library
+
+
+def _forget(cache: Path, kept: set[Path]) -> None:
+    """Deletes what older sources of the same names were made into."""
+    names = {file.name.rpartition("_")[0] for file in kept}
+    for file in cache.iterdir():
+        if file not in kept and file.name.rpartition("_")[0] in names:
+            file.unlink()
 
 
 def _flags(unit: Path) -> list[str]:

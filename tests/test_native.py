@@ -67,6 +67,20 @@ def run(geometry: Geometry, operands: list[Tensor | None]) -> list[Tensor | None
     return [y, *(g if want else None for g, want in zip(found, wanted, strict=True))]
 
 
+# Each way of the kernels through memory: packed, dense planes in place, channels_last in place.
+WAYS = ("planar", "flat", "pixels")
+
+
+def lay_out(way: str, operands: list[Tensor | None]) -> list[Tensor | None]:
+    """grad, x, spatial and channel as that way wants them; flat and pixels where the geometry lets
+    them."""
+    grad, x, *taps = operands
+    if way == "planar":
+        return [grad, LAYOUTS["transposed"](x), *taps]
+    layout = torch.channels_last if way == "pixels" else torch.contiguous_format
+    return [*(t.to(memory_format=layout) for t in (grad, x)), *taps]
+
+
 def run_reference(geometry: Geometry, operands: list[Tensor | None]) -> list[Tensor | None]:
     """The same in float64 by the reference kernels."""
     grad, x, spatial, channel = (None if t is None else t.double() for t in operands)
@@ -127,30 +141,13 @@ def test_channels_last_stays_so() -> None:
             assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_bits_do_not_depend_on_threads(channels_last: bool) -> None:
-    geometry = Geometry((3, 3))
-    given = operands(geometry, (3, 24, 40, 41), 1, torch.float32, "sc")
-    if channels_last:
-        given[:2] = [t.to(memory_format=torch.channels_last) for t in given[:2]]
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            found.append(run(geometry, given))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
-
-
-def test_infinities_and_nans_go_where_a_convolution_lets_them() -> None:
-    """Only to the outputs whose window they lie in; zeros outside x are not multiplied in."""
-    for value in (float("inf"), float("nan")):
-        geometry = Geometry((3, 3))
-        given = operands(geometry, (1, 9, 7, 9), 1, torch.float32, "sc")
-        given[1][0, 4, 3, 4] = value
-        y = run(geometry, given)[0]
-        touched = ~y.isfinite()
-        assert touched[0, 4, 2:5, 3:6].all()
-        assert touched.sum() == 9
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_tanh_is_as_exact_of_small_taps(dtype: torch.dtype) -> None:
+    """Of each number, not only of the largest."""
+    taps = torch.logspace(-9, 1, 4001, dtype=torch.float64).to(dtype)
+    taps = torch.cat([taps, -taps]).reshape(1, -1, 1)
+    x = torch.ones(1, taps.shape[1], 1, 1, dtype=dtype)
+    options = (1, 1), 1, 1, 1, "mul", "identity", "tanh", 1.0, 1.0, 0.0
+    y = torch.ops.dynfilters.filter2d_activated(x, None, taps, None, *options)
+    exact = taps.double().tanh().flatten()
+    assert ((y.flatten().double() - exact) / exact).abs().max() <= 8 * torch.finfo(dtype).eps

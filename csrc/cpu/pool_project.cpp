@@ -1,6 +1,7 @@
 #include "pool_project.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "select.h"
@@ -9,8 +10,8 @@ namespace dynfilters::cpu {
 
 namespace {
 
-constexpr int64_t kOutputs = 9;   // at a time, in registers: the taps of a 3×3 filter
-constexpr int64_t kChannels = 8;  // planes read side by side
+constexpr int64_t kOutputs = 9;                    // at a time, in registers: the taps of a 3×3 filter
+constexpr int64_t kChannels = 8;                   // planes read side by side
 constexpr int kStep = kVectorBytes == 64 ? 2 : 1;  // vectors, or pixels, at a time: by the registers there are
 constexpr int64_t kTile = 256, kSumBytes = 64 * 1024;
 
@@ -26,17 +27,23 @@ struct Scratch {
   const PoolProject& p;
   const Access<A>& access;
   int64_t outputs, channels, pitch;
-  std::vector<A> weight;   // (outputs/9, channels, 9), or (outputs, channels) for pixels
-  std::vector<A> bias;     // (outputs)
-  std::vector<A> logits;   // (outputs, pitch)
-  std::vector<A> rows;     // (8, pitch), or (lanes, channels) for pixels
-  std::vector<A> sums;     // (2, 8, lanes), or (2, channels) for pixels; the second one is not used
+  std::vector<A> weight;  // (outputs/9, channels, 9), or (outputs, channels) for pixels
+  std::vector<A> bias;    // (outputs)
+  std::vector<A> logits;  // (outputs, pitch)
+  std::vector<A> rows;    // (8, pitch), or (lanes, channels) for pixels
+  std::vector<A> sums;    // (2, 8, lanes), or (2, channels) for pixels; the second one is not used
 
   Scratch(const PoolProject& problem, const Access<A>& how)
-      : p(problem), access(how), outputs(round_up(p.outputs, kOutputs)),
-        channels(round_up(p.channels, p.pixels ? lanes : kChannels)), pitch(round_up(tile_size(p), lanes)),
-        weight(outputs * channels), bias(outputs), logits(outputs * pitch),
-        rows(p.pixels ? lanes * channels : kChannels * pitch), sums(2 * (p.pixels ? channels : kChannels * lanes)) {
+      : p(problem),
+        access(how),
+        outputs(round_up(p.outputs, kOutputs)),
+        channels(round_up(p.channels, p.pixels ? lanes : kChannels)),
+        pitch(round_up(tile_size(p), lanes)),
+        weight(outputs * channels),
+        bias(outputs),
+        logits(outputs * pitch),
+        rows(p.pixels ? lanes * channels : kChannels * pitch),
+        sums(2 * (p.pixels ? channels : kChannels * lanes)) {
     if (p.bias) access.read(p.bias, 1, 0, p.outputs, 1, bias.data(), 0);
     access.read(p.weight, p.outputs, p.channels, p.channels, 1, weight.data(), channels);
     if (!p.pixels) interleave();
@@ -74,7 +81,8 @@ void add_planes(const A* x, int64_t pitch, const A* weight, A* logits, int64_t l
 }
 
 template <class A>
-void add_planes(const Scratch<A>& s, const A* x, int64_t pitch, int64_t first, int64_t last, int64_t c, A* logits, A* sums) {
+void add_planes(const Scratch<A>& s, const A* x, int64_t pitch, int64_t first, int64_t last, int64_t c, A* logits,
+                A* sums) {
   constexpr int64_t lanes = kLanes<A>;
   for (int64_t o = 0; o < s.outputs; o += kOutputs) {
     const A* weight = s.weight.data() + (o / kOutputs * s.channels + c) * kOutputs;
@@ -101,7 +109,10 @@ void tile_of_planes(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* p
     if (ready)
       add_planes(s, static_cast<const A*>(s.at(offset)), p.positions, 0, ready, c, s.logits.data(), s.sums.data());
     if (ready < count) {
-      std::fill(s.rows.begin(), s.rows.end(), A(0));
+      for (int64_t i = 0; i < kChannels; ++i) {
+        const int64_t padding = i < some ? count / lanes * lanes : ready;
+        std::fill_n(s.rows.data() + i * s.pitch + padding, round_up(count, lanes) - padding, A(0));
+      }
       s.access.read(s.at(offset + ready), some, p.positions, count - ready, 1, s.rows.data() + ready, s.pitch);
       add_planes(s, s.rows.data(), s.pitch, ready, count, c, s.logits.data(), s.sums.data());
     }
@@ -111,12 +122,28 @@ void tile_of_planes(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* p
   s.access.write(s.logits.data(), s.pitch, p.outputs, count, to, p.positions, 1);
 }
 
-// Lane i of the result is the sum of v[i].
-template <class A>
+// The sums of kCount vectors, each spread over as many neighbouring lanes as there is room for:
+// for kCount = lanes, lane i is the sum of v[i].
+template <class A, int kCount = kLanes<A>>
 Vector<A> sums_of(const Vector<A>* v) {
+#if __has_builtin(__builtin_shufflevector)
+  if constexpr (kCount == 1) {
+    return *v;
+  } else {
+    const Vector<A> a = sums_of<A, kCount / 2>(v), b = sums_of<A, kCount / 2>(v + kCount / 2);
+    return [&]<int... i>(std::integer_sequence<int, i...>) {
+      constexpr int lanes = kLanes<A>, width = lanes / kCount;
+      constexpr auto lower = [](int lane) {
+        return lane / (lanes / 2) * lanes + lane % (lanes / 2) / width * 2 * width + lane % width;
+      };
+      return __builtin_shufflevector(a, b, lower(i)...) + __builtin_shufflevector(a, b, (lower(i) + width)...);
+    }(std::make_integer_sequence<int, kLanes<A>>());
+  }
+#else  // GCC before 12
   Vector<A> out{};
-  for (int i = 0; i < kLanes<A>; ++i) out[i] = sum<A>(v[i]);
+  for (int i = 0; i < kCount; ++i) out[i] = sum<A>(v[i]);
   return out;
+#endif
 }
 
 // 9 outputs at kCount pixels, as vectors over channels that are yet to be summed up.
@@ -161,8 +188,7 @@ void tile_of_pixels(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* p
     const void* from = s.at((b * p.positions + first + j) * p.channels);
     if (!in_place) s.access.read(from, some, p.channels, p.channels, 1, s.rows.data(), s.channels);
     const A* x = in_place ? static_cast<const A*>(from) : s.rows.data();
-    for (int64_t o = 0; o < s.outputs; o += kOutputs)
-      group_of_pixels(s, x, some, o, s.logits.data() + o * s.pitch + j);
+    for (int64_t o = 0; o < s.outputs; o += kOutputs) group_of_pixels(s, x, some, o, s.logits.data() + o * s.pitch + j);
   }
   std::copy_n(s.sums.begin(), p.channels, partial);
   void* to = static_cast<char*>(p.logits) + (b * p.positions + first) * p.outputs * s.access.bytes;

@@ -1,0 +1,181 @@
+"""Calls of the native kernels drawn by hypothesis: geometry, shapes, types, memory, gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dynfilters.ops.activations import ACTIVATIONS
+from dynfilters.ops.reference import Geometry
+
+# Relative to the largest value. Half types round once, at the end.
+BOUNDS = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-5,
+    torch.bfloat16: 2**-8,
+    torch.float16: 2**-11,
+}
+HALVES = (torch.bfloat16, torch.float16)
+SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33)
+CHANNELS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 21, 32, 33, 40)
+KERNELS = ((3, 3), (3, 3), (1, 1), (1, 3), (3, 1), (5, 5), (5, 3), (3, 7), (7, 7))
+MEMORY = ("dense", "channels last", "expanded", "apart")
+MOST = 150_000  # elements of x under all taps of all outputs, to keep a call short
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How a tensor is stored. `axes`: the order of strides of one that lies `apart`, `step` from
+    one element to the next; the axis `axes[0]` is the expanded one, all if `step` is 2."""
+
+    kind: str
+    axes: tuple[int, ...]
+    step: int
+
+    def store(self, tensor: Tensor) -> Tensor:
+        """The same values (but for "expanded"), amid NaNs that nothing may read."""
+        if self.kind == "expanded":
+            axis = self.axes[0] % tensor.dim()
+            some = tensor[(slice(0, 1),) * tensor.dim()]
+            return (some if self.step > 1 else tensor.narrow(axis, 0, 1)).expand_as(tensor)
+        if self.kind == "apart":
+            return self._apart(tensor)
+        if self.kind == "channels last":
+            return _amid(tensor.movedim(1, -1)).movedim(-1, 1)
+        return _amid(tensor)
+
+    def _apart(self, tensor: Tensor) -> Tensor:
+        order = [axis for axis in self.axes if axis < tensor.dim()]
+        moved = tensor.permute(order)
+        room = moved.new_full([self.step * n + 3 for n in moved.shape], math.nan)
+        place = room[tuple(slice(2, 2 + self.step * n, self.step) for n in moved.shape)]
+        back = [order.index(axis) for axis in range(len(order))]
+        return place.copy_(moved).permute(back)
+
+
+def _amid(tensor: Tensor) -> Tensor:
+    """Contiguous, in the middle of a larger block."""
+    room = tensor.new_full([tensor.numel() + 200], math.nan)
+    return room[101 : 101 + tensor.numel()].view(tensor.shape).copy_(tensor)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call; `kinds` is of "s", "c" and "p": spatial and channel taps, those with phases."""
+
+    geometry: Geometry
+    size: tuple[int, int, int, int]
+    groups: int
+    kinds: str
+    dtype: torch.dtype
+    memory: tuple[Memory, ...]  # of grad, x, spatial and channel
+    magnitudes: tuple[float, ...]  # of the same
+    wanted: tuple[bool, ...]
+    seed: int
+
+    def tensors(self) -> list[Tensor | None]:
+        """grad, x, spatial and channel."""
+        g, (batch, channels, *sizes) = self.geometry, self.size
+        grid = [g.centres(n) * g.scale for n in sizes]
+        phases = (g.scale**2,) if "p" in self.kinds else ()
+        shapes = [
+            (batch, channels, *grid),
+            self.size,
+            (batch, self.groups, g.taps, *grid) if "s" in self.kinds else None,
+            (batch, channels, g.taps, *phases) if "c" in self.kinds else None,
+        ]
+        generator = torch.Generator().manual_seed(self.seed)
+        made = []
+        for shape, memory, size in zip(shapes, self.memory, self.magnitudes, strict=True):
+            tensor = None if shape is None else torch.randn(shape, generator=generator) * size
+            made.append(None if tensor is None else memory.store(tensor.to(self.dtype)))
+        return made
+
+
+@dataclass(frozen=True)
+class Activated:
+    """What a call of `filter2d_activated` has besides. `std`: None, "shared" by the phases, or
+    "own" of each."""
+
+    call: Call
+    names: tuple[str, str]
+    gains: tuple[float, float]
+    std: str | None
+    want_std: bool
+
+    @property
+    def eps(self) -> float:
+        return 1e-4 if self.call.dtype in HALVES else 1e-8
+
+    def channel_std(self, channel: Tensor | None) -> Tensor | None:
+        if channel is None or self.names[1] != "filter_norm" or self.std is None:
+            return None
+        shape = channel.shape[1:] if self.std == "own" else channel.shape[1:3]
+        return torch.linspace(0.5, 1.5, math.prod(shape)).reshape(shape).to(channel.dtype)
+
+
+def geometries(kernels: tuple = KERNELS) -> st.SearchStrategy[Geometry]:
+    axes = st.sampled_from(((1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 3)))
+    drawn = st.tuples(
+        st.sampled_from(kernels), axes, st.integers(1, 3), st.sampled_from(("mul", "add"))
+    )
+    return drawn.map(lambda d: Geometry(d[0], d[1][0], d[2], d[1][1], d[3]))
+
+
+memories = st.builds(
+    Memory, st.sampled_from(MEMORY), st.permutations(range(5)).map(tuple), st.integers(1, 2)
+)
+
+
+@st.composite
+def sizes(draw: st.DrawFn, geometry: Geometry) -> tuple[int, int, int, int]:
+    """(B, C, H, W) of a call that is not too long."""
+    height, width = draw(st.sampled_from(SIZES)), draw(st.sampled_from(SIZES))
+    grid = math.prod(geometry.centres(n) * geometry.scale for n in (height, width))
+    most = max(1, MOST // (max(grid, height * width) * geometry.taps))
+    channels = draw(st.sampled_from([n for n in CHANNELS if n <= most]))
+    batch = draw(st.integers(1, max(1, min(3, most // channels))))
+    return batch, channels, height, width
+
+
+@st.composite
+def calls(draw: st.DrawFn, kernels: tuple = KERNELS, small: float = 1e-3) -> Call:
+    geometry = draw(geometries(kernels))
+    size = draw(sizes(geometry))
+    dtype = draw(st.sampled_from(tuple(BOUNDS)))
+    kinds = draw(st.sampled_from(("sc", "scp", "s", "c", "cp")))
+    # Half the calls as training makes them: x and the gradient of y alike, the taps contiguous.
+    usual, how = draw(st.booleans()), draw(st.sampled_from(MEMORY[:2]))
+    alike = [Memory(kind, (0, 1, 2, 3, 4), 1) for kind in (how, how, "dense", "dense")]
+    memory = alike if usual else [draw(memories) for _ in range(4)]
+    magnitudes = [1.0] * 4
+    if dtype not in HALVES:  # whose range they would leave
+        magnitudes = [draw(st.sampled_from((1.0, small, 8.0))) for _ in range(4)]
+    return Call(
+        geometry=geometry,
+        size=size,
+        groups=draw(st.sampled_from([n for n in range(1, size[1] + 1) if size[1] % n == 0])),
+        kinds=kinds,
+        dtype=dtype,
+        memory=tuple(memory),
+        magnitudes=tuple(magnitudes),
+        wanted=(draw(st.booleans()), *(k in kinds and draw(st.booleans()) for k in "sc")),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+@st.composite
+def activated(draw: st.DrawFn) -> Activated:
+    """Kernels of more than one tap, which filter_norm needs."""
+    names = st.sampled_from(ACTIVATIONS)
+    return Activated(
+        call=draw(calls(tuple(k for k in KERNELS if k != (1, 1)))),
+        names=(draw(names), draw(names)),
+        gains=(draw(st.sampled_from((1.0, 0.3))), draw(st.sampled_from((1.0, 1.7)))),
+        std=draw(st.sampled_from((None, "shared", "own"))),
+        want_std=draw(st.booleans()),
+    )

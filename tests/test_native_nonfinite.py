@@ -1,0 +1,119 @@
+"""Infinities and NaNs go through the native CPU kernels exactly where they go in the formula.
+
+Kernels that read dense planes in place let a tap beyond the left or right edge meet a pixel of
+the neighbouring row, times zero; others stop halfway through a vector. None of it may show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from test_native import WAYS, lay_out, operands, run
+from torch import Tensor
+
+from dynfilters.ops import filter2d_reference, native
+from dynfilters.ops.reference import Geometry
+
+pytestmark = pytest.mark.skipif(
+    native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
+)
+
+VALUES = [math.inf, -math.inf, math.nan]
+GRID = (7, 9)
+PLACES = {
+    "left": (3, 0),
+    "right": (3, 8),
+    "top": (0, 4),
+    "bottom": (6, 4),
+    "corner": (6, 8),
+    "middle": (3, 4),
+}
+GIVEN = ("grad", "x", "spatial", "channel")
+FOUND = ("y", "grad x", "grad spatial", "grad channel")
+
+
+def given_tensors(way: str, geometry: Geometry, kinds: str = "sc") -> list[Tensor | None]:
+    given = operands(geometry, (2, 18, *GRID), 2, torch.float32, kinds)
+    return lay_out(way, given)
+
+
+def by_the_formula(geometry: Geometry, given: list[Tensor | None]) -> list[Tensor | None]:
+    """y and the gradients, as autograd finds them for the specification in float64."""
+    grad, *leaves = [None if t is None else t.double().requires_grad_() for t in given]
+    options = {name: getattr(geometry, name) for name in ("stride", "dilation", "scale", "combine")}
+    y = filter2d_reference(*leaves, kernel_size=geometry.kernel_size, **options)
+    found = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], grad.detach()))
+    return [y.detach(), *(None if t is None else next(found) for t in leaves)]
+
+
+def kinds_of(tensor: Tensor) -> Tensor:
+    """0 where finite, ±1 where infinite, 2 where NaN."""
+    signs = torch.where(tensor.isinf(), tensor.sign(), 0.0)
+    return torch.where(tensor.isnan(), 2.0, signs).int()
+
+
+def assert_as_in_the_formula(geometry: Geometry, given: list[Tensor | None], *names: str) -> None:
+    found = zip(FOUND, run(geometry, given), by_the_formula(geometry, given), strict=True)
+    for name, ours, truth in found:
+        if truth is not None and name in (names or FOUND):
+            assert torch.equal(kinds_of(ours), kinds_of(truth)), name
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("spoilt", ["grad", "x"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_pixel(way: str, spoilt: str, value: float) -> None:
+    which = GIVEN.index(spoilt)
+    for kinds, combine in (("sc", "mul"), ("sc", "add"), ("s", "mul"), ("c", "mul")):
+        geometry = Geometry((3, 3), combine=combine)
+        for row, column in PLACES.values():
+            given = given_tensors(way, geometry, kinds)
+            given[which][0, 4, row, column] = value
+            assert_as_in_the_formula(geometry, given)
+
+
+@pytest.mark.parametrize("geometry", [Geometry((5, 3), stride=2), Geometry((3, 3), scale=2)])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_pixel_of_other_geometries(way: str, geometry: Geometry) -> None:
+    for which, place in itertools.product((0, 1), PLACES.values()):
+        given = given_tensors(way, geometry)
+        row, column = (min(i, n - 1) for i, n in zip(place, given[which].shape[2:], strict=True))
+        given[which][1, 9, row, column] = math.inf
+        assert_as_in_the_formula(geometry, given)
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_spatial_tap(way: str, value: float) -> None:
+    """Of a window inside the image, all nine in turn."""
+    for tap, combine in itertools.product(range(9), ("mul", "add")):
+        geometry = Geometry((3, 3), combine=combine)
+        given = given_tensors(way, geometry)
+        given[2][0, 1, tap, 3, 4] = value
+        assert_as_in_the_formula(geometry, given)
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_channel_tap(way: str, value: float) -> None:
+    """All but the gradient of x, see below."""
+    for tap, combine in itertools.product(range(9), ("mul", "add")):
+        geometry = Geometry((3, 3), combine=combine)
+        given = given_tensors(way, geometry)
+        given[3][0, 4, tap] = value
+        assert_as_in_the_formula(geometry, given, "y", "grad spatial", "grad channel")
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_channel_tap_spoils_no_other_channel(way: str, value: float) -> None:
+    given = given_tensors(way, Geometry((3, 3)))
+    given[3][0, 4, 0] = value
+    grad_x = run(Geometry((3, 3)), given)[1]
+    touched = ~grad_x.isfinite()
+    assert touched[0, 4, :-1, :-1].all()  # each is under the first tap of some window
+    touched[0, 4] = False
+    assert not touched.any()

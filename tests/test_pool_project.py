@@ -28,6 +28,9 @@ FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 # Below, at and above 4, 8 and 16 lanes, 8 planes, 9 outputs and tiles of 256 positions.
 SIZES = [(1, 1, 1, 1), (2, 3, 1, 1), (0, 4, 3, 3), (2, 8, 4, 4), (3, 21, 7, 9), (1, 64, 16, 16)]
 SIZES += [(2, 40, 5, 53), (1, 7, 23, 47)]
+native_only = pytest.mark.skipif(
+    backend("cpu", "pool_project") != "native", reason="no native kernels here"
+)
 by_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 
 
@@ -121,6 +124,7 @@ def test_the_bare_op_without_bias_on_odd_strides() -> None:
     torch.library.opcheck(torch.ops.dynfilters.pool_project.default, arguments)
 
 
+@native_only
 @by_format
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_same_bits_on_any_number_of_threads(dtype: torch.dtype, memory_format) -> None:
@@ -172,7 +176,7 @@ def test_bad_input_is_named(message: str) -> None:
         pool_project(*BAD[message](*operands((2, 5, 3, 4), 9)))
 
 
-@pytest.mark.skipif(backend("cpu", "pool_project") != "native", reason="no native kernels here")
+@native_only
 def test_the_bare_native_op_refuses_what_it_could_not_read() -> None:
     x, weight, bias = operands((2, 5, 3, 4), 9)
     for wrong in ((x[0], weight, bias), (x, weight[:, 1:], bias), (x, weight, bias[1:])):

@@ -13,7 +13,7 @@ namespace {
 inline Vector<float> exponential(Vector<float> x) {
   const Vector<float> most = splat(88.3f), least = splat(-87.3f);
   x = x > most ? most : x;
-  x = x < least ? least : x;  // a NaN stays
+  x = x < least ? least : x;                                                 // a NaN stays
   const Vector<float> t = x * 1.44269504f + 12582912.f, n = t - 12582912.f;  // 1.5·2^23: rounds to an integer
   const Vector<float> r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
   Vector<float> e = splat(1.f / 5040);
@@ -25,7 +25,10 @@ inline Vector<double> exponential(Vector<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
   return x;
 }
-template <class A> inline Vector<A> sigmoid(Vector<A> x) { return splat(A(1)) / (splat(A(1)) + exponential(-x)); }
+template <class A>
+inline Vector<A> sigmoid(Vector<A> x) {
+  return splat(A(1)) / (splat(A(1)) + exponential(-x));
+}
 // 2·σ(2x) − 1 would cancel where x is small; there the series takes over, whose next term adds 2e-9.
 inline Vector<float> hyperbolic(Vector<float> x) {
   const Vector<float> q = x * x;
@@ -37,7 +40,8 @@ inline Vector<double> hyperbolic(Vector<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = std::tanh(x[i]);
   return x;
 }
-template <class A> inline Vector<A> root(Vector<A> x) {
+template <class A>
+inline Vector<A> root(Vector<A> x) {
   for (int i = 0; i < kLanes<A>; ++i) x[i] = std::sqrt(x[i]);
   return x;
 }
@@ -170,11 +174,13 @@ struct ChannelBlock {
     out.assign(t.taps * lanes, A(0));
     const T* raw = static_cast<const T*>(t.raw) + b * t.strides[0] + phase * t.strides[3];
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t k = 0; k < t.taps; ++k) out[k * lanes + i] = widen(raw[(first + i) * t.strides[1] + k * t.strides[2]]);
+      for (int64_t k = 0; k < t.taps; ++k)
+        out[k * lanes + i] = widen(raw[(first + i) * t.strides[1] + k * t.strides[2]]);
   }
   A std_at(int64_t i, int64_t k, int64_t phase) const {
     if (!t.std) return A(1);
-    return widen(static_cast<const T*>(t.std)[((first + i) * t.taps + k) * t.std_phases + (t.std_phases > 1 ? phase : 0)]);
+    return widen(
+        static_cast<const T*>(t.std)[((first + i) * t.taps + k) * t.std_phases + (t.std_phases > 1 ? phase : 0)]);
   }
 };
 
@@ -196,8 +202,8 @@ void activate_samples(const ChannelTaps& t, const Activation& how, Accumulator<T
 }
 
 template <class T>
-void differentiate_channels(const ChannelTaps& t, const Activation& how, const Accumulator<T>* grad, T* grad_raw, T* grad_std,
-                            int64_t begin, int64_t end) {
+void differentiate_channels(const ChannelTaps& t, const Activation& how, const Accumulator<T>* grad, T* grad_raw,
+                            T* grad_std, int64_t begin, int64_t end) {
   using A = Accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
   std::vector<A> raw, out, g(t.taps * lanes), total;
@@ -227,15 +233,16 @@ void differentiate_channels(const ChannelTaps& t, const Activation& how, const A
 
 }  // namespace
 
-void activate_channel(const ChannelTaps& t, Storage storage, const Activation& how, void* out, int64_t begin, int64_t end) {
+void activate_channel(const ChannelTaps& t, Storage storage, const Activation& how, void* out, int64_t begin,
+                      int64_t end) {
   with_access(storage, [&](auto io) {
     using T = typename decltype(io)::storage;
     activate_samples<T>(t, how, static_cast<Accumulator<T>*>(out), begin, end);
   });
 }
 
-void activate_channel_backward(const ChannelTaps& t, Storage storage, const Activation& how, const void* grad, void* grad_raw,
-                               void* grad_std, int64_t begin, int64_t end) {
+void activate_channel_backward(const ChannelTaps& t, Storage storage, const Activation& how, const void* grad,
+                               void* grad_raw, void* grad_std, int64_t begin, int64_t end) {
   with_access(storage, [&](auto io) {
     using T = typename decltype(io)::storage;
     differentiate_channels<T>(t, how, static_cast<const Accumulator<T>*>(grad), static_cast<T*>(grad_raw),

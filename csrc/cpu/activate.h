@@ -21,10 +21,11 @@ struct ChannelTaps {
   const void *raw, *std;
 };
 // out: the activated taps of the samples [begin, end), of the accumulation type.
-void activate_channel(const ChannelTaps& t, Storage storage, const Activation& how, void* out, int64_t begin, int64_t end);
+void activate_channel(const ChannelTaps& t, Storage storage, const Activation& how, void* out, int64_t begin,
+                      int64_t end);
 // From grad, in the activated taps and of the accumulation type, the gradient of the raw ones and
 // that of std (either null: not wanted); for the channels [begin, end).
-void activate_channel_backward(const ChannelTaps& t, Storage storage, const Activation& how, const void* grad, void* grad_raw,
-                               void* grad_std, int64_t begin, int64_t end);
+void activate_channel_backward(const ChannelTaps& t, Storage storage, const Activation& how, const void* grad,
+                               void* grad_raw, void* grad_std, int64_t begin, int64_t end);
 
 }  // namespace dynfilters::cpu

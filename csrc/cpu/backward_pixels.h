@@ -10,8 +10,14 @@ class BackwardPixels {
  public:
   using A = Accumulator<T>;
   BackwardPixels(const Problem& problem, const Operands& operands, Weigh<T, A> weigh, SumPixels<T, A> sum_pixels)
-      : p(problem), o(operands), rows(problem, operands, rows_held(problem)), weigh(weigh), sum_pixels(sum_pixels),
-        of_x(patterns_of_x<A>(problem)), of_y(patterns_of_y<A>(problem)), across(problem.cols * problem.scale) {
+      : p(problem),
+        o(operands),
+        rows(problem, operands, rows_held(problem)),
+        weigh(weigh),
+        sum_pixels(sum_pixels),
+        of_x(patterns_of_x<A>(problem)),
+        of_y(patterns_of_y<A>(problem)),
+        across(problem.cols * problem.scale) {
     s_line.resize(p.taps() * p.groups * pitch());
   }
 
@@ -20,7 +26,8 @@ class BackwardPixels {
     rows.begin_sample(sample = b);
     for (auto& pattern : of_x) rows.pack_channel(pattern);
     for (auto& pattern : of_y) rows.pack_channel(pattern);
-    c_sums.assign(p.has_channel() ? p.phases * round_up(p.group_channels(), rows.lanes) * p.groups * p.taps() : 0, A(0));
+    c_sums.assign(p.has_channel() ? p.phases * round_up(p.group_channels(), rows.lanes) * p.groups * p.taps() : 0,
+                  A(0));
     for (int64_t t = first; t < last; ++t) {
       const Tile tile = tiles.at(p, t);
       for (int64_t i = tile.row; i < tile.row + tile.rows; ++i) {
@@ -56,7 +63,8 @@ class BackwardPixels {
     for (int64_t ky = 0; ky < p.kh; ++ky) {
       const int64_t centre = h + p.pad_h() - ky * p.dilation;
       for (int64_t u = 0; u < p.scale; ++u)
-        if (centre >= 0 && centre % p.stride == 0 && centre / p.stride < p.rows) rows.need_taps(centre / p.stride * p.scale + u);
+        if (centre >= 0 && centre % p.stride == 0 && centre / p.stride < p.rows)
+          rows.need_taps(centre / p.stride * p.scale + u);
     }
     T* target = static_cast<T*>(o.grad_x) + sample * p.gs[0] + h * p.gs[2];
     for (int64_t b = 0; b < std::min(p.stride, p.width); ++b) {
@@ -101,7 +109,8 @@ class BackwardPixels {
       raw.resize(s_line.size());
       rows.load_row(y, raw.data(), pitch());
       for (int64_t g = 0; g < p.groups; ++g)
-        activate_backward(o.activation, raw.data() + g * pitch(), s_line.data() + g * pitch(), K, p.groups * pitch(), pitch());
+        activate_backward(o.activation, raw.data() + g * pitch(), s_line.data() + g * pitch(), K, p.groups * pitch(),
+                          pitch());
     }
     for (int64_t k = 0; k < K; ++k)
       for (int64_t g = 0; g < p.groups; ++g) {
@@ -115,7 +124,8 @@ class BackwardPixels {
     for (int64_t c = 0; c < p.channels; ++c)
       for (int64_t phase = 0; phase < p.phases; ++phase) {
         const int64_t i = c % width;
-        const A* from = c_sums.data() + (phase * p.groups + c / width) * padded * n + i / rows.lanes * n * rows.lanes + i % rows.lanes;
+        const A* from = c_sums.data() + (phase * p.groups + c / width) * padded * n + i / rows.lanes * n * rows.lanes +
+                        i % rows.lanes;
         for (int64_t k = 0; k < n; ++k) partial[(c * p.phases + phase) * n + k] = from[k * rows.lanes];
       }
   }
@@ -123,7 +133,8 @@ class BackwardPixels {
 
 template <class T>
 void backward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh,
-                     SumPixels<T, Accumulator<T>> sum_pixels, const Tiles& tiles, int64_t chunks, int64_t begin, int64_t end) {
+                   SumPixels<T, Accumulator<T>> sum_pixels, const Tiles& tiles, int64_t chunks, int64_t begin,
+                   int64_t end) {
   BackwardPixels<T> backward(p, o, weigh, sum_pixels);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / chunks, chunk = task % chunks, count = tiles.count();

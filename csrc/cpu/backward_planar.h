@@ -9,8 +9,14 @@ namespace dynfilters::cpu {
 template <class A>
 class BackwardPlanar {
  public:
-  BackwardPlanar(const Problem& problem, const Operands& operands, Access<A> io, Correlate<A> correlate, SumTaps<A> sum_taps)
-      : p(problem), o(operands), pack(problem, operands, io), plan(pack.plan), correlate(correlate), sum_taps(sum_taps) {}
+  BackwardPlanar(const Problem& problem, const Operands& operands, Access<A> io, Correlate<A> correlate,
+                 SumTaps<A> sum_taps)
+      : p(problem),
+        o(operands),
+        pack(problem, operands, io),
+        plan(pack.plan),
+        correlate(correlate),
+        sum_taps(sum_taps) {}
 
   // Tiles [first, last) of sample b. partial: (channels, phases, taps), or null.
   void run(const Tiles& tiles, int64_t b, int64_t first, int64_t last, A* partial) {
@@ -89,8 +95,9 @@ class BackwardPlanar {
       const auto& taps = readers[place];
       const int64_t n = int64_t(taps.size());
       for (int64_t cell = 0; cell < p.cells(); ++cell) {
-        correlate(taps.data(), n, pack.g.data() + cell * plan.g_size, reader_taps.data() + cell * tap_size + before * plan.N,
-                  pack.channel_taps(ch, cell), plan.N, out.data(), cell > 0, &odd);
+        correlate(taps.data(), n, pack.g.data() + cell * plan.g_size,
+                  reader_taps.data() + cell * tap_size + before * plan.N, pack.channel_taps(ch, cell), plan.N,
+                  out.data(), cell > 0, &odd);
       }
       pack.write_grad_x(out.data(), b, ch, place / p.stride, place % p.stride);
       before += n;
@@ -104,7 +111,11 @@ class BackwardPlanar {
       sum_taps(plan.reads.data(), p.taps(),
                {{{pack.x.data(), pack.g.data() + cell * plan.g_size + plan.g_origin(), pack.channel_taps(ch, cell),
                   partial ? partial + (ch * p.phases + phase) * p.taps() : unwanted.data()}},
-                1, own_taps.data() + cell * tap_size, sums.data() + cell * tap_size, mask.data(), plan.N});
+                1,
+                own_taps.data() + cell * tap_size,
+                sums.data() + cell * tap_size,
+                mask.data(),
+                plan.N});
     }
   }
 

@@ -88,7 +88,8 @@ class Flat {
       for (int64_t v = 0; v < vectors<A>(N); ++v)
         store(line.data() + std::min(v * lanes, N - lanes), load(sums + (v * K + k) * lanes));
       over_inside(shift_y(k), shift_x(k), [&](int64_t i, int64_t from, int64_t to) {
-        std::copy(line.data() + i * p.width + from, line.data() + i * p.width + to, grads.data() + k * size + i * p.width + from);
+        std::copy(line.data() + i * p.width + from, line.data() + i * p.width + to,
+                  grads.data() + k * size + i * p.width + from);
       });
     }
     if (!o.activation.is_identity()) {
@@ -151,7 +152,8 @@ class Flat {
     const int64_t size = round_up((to - from) * p.width, lanes);
     out.assign(p.taps() * size, A(0));
     for (int64_t k = 0; k < p.taps(); ++k)
-      read_block<A>(spatial + k * p.ss[2] + from * p.ss[3], to - from, p.ss[3], p.width, p.ss[4], out.data() + k * size, p.width);
+      read_block<A>(spatial + k * p.ss[2] + from * p.ss[3], to - from, p.ss[3], p.width, p.ss[4], out.data() + k * size,
+                    p.width);
     steps[0] = size, steps[1] = p.width, steps[2] = 1;
   }
   void interleave(int64_t k, A* out) const {
@@ -162,7 +164,8 @@ class Flat {
 
 // Both return whether all results were finite.
 template <class A>
-bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles, int64_t begin, int64_t end) {
+bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles, int64_t begin,
+                  int64_t end) {
   Flat<A> flat(p, o);
   std::vector<A> taps;
   Vector<A> odd{};
@@ -172,7 +175,8 @@ bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, c
     flat.begin(tiles.at(p, task % tiles.count()));
     taps.resize(flat.tap_size());
     for (int64_t ch = 0; ch < p.channels; ++ch) {
-      if (ch % p.group_channels() == 0) flat.begin_group(b, ch / p.group_channels()), flat.pack_windows(false, taps.data());
+      if (ch % p.group_channels() == 0)
+        flat.begin_group(b, ch / p.group_channels()), flat.pack_windows(false, taps.data());
       correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
                 flat.target(o.y, b, ch), false, &odd);
     }
@@ -221,13 +225,13 @@ class BackwardFlat {
     for (int64_t ch = group * p.group_channels(), next; ch < end; ch = next) {
       next = std::min(ch + 2, end);
       for (int64_t c = ch; o.grad_x && c < next; ++c)
-        correlate(flat.readers.data(), p.taps(), flat.source(o.grad, b, c), readers.data(), flat.channel_taps(c), flat.N,
-                  flat.target(o.grad_x, b, c), false, &odd);
+        correlate(flat.readers.data(), p.taps(), flat.source(o.grad, b, c), readers.data(), flat.channel_taps(c),
+                  flat.N, flat.target(o.grad_x, b, c), false, &odd);
       if (!o.grad_spatial && !o.partial) continue;
       TapSums<A> both{{}, int(next - ch), windows.data(), sums.data(), all.data(), flat.N};
       for (int64_t c = ch; c < next; ++c)
-        both.of[c - ch] = {flat.source(o.x, b, c, int(c - ch)), flat.target(const_cast<void*>(o.grad), b, c), flat.channel_taps(c),
-                           partial ? partial + c * p.taps() : unwanted.data()};
+        both.of[c - ch] = {flat.source(o.x, b, c, int(c - ch)), flat.target(const_cast<void*>(o.grad), b, c),
+                           flat.channel_taps(c), partial ? partial + c * p.taps() : unwanted.data()};
       sum_taps(flat.reads.data(), p.taps(), both);
     }
     if (o.grad_spatial) flat.write_spatial(sums.data(), b, group);

@@ -10,7 +10,8 @@ bool forward(const Problem& p, Storage storage, const Operands& o, const Route& 
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     if (route.way == Way::kFlat)
-      return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, route.tiles, begin, end);
+      return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, route.tiles, begin,
+                             end);
     Correlate<A> kernel = nullptr;
     with_combine(p.combine, [&](auto op) { kernel = correlate<A, decltype(op)>; });
     forward_planar<A>(p, o, io, kernel, route.tiles, begin, end);

@@ -33,7 +33,12 @@ class PixelRows {
   std::vector<A> no_taps;   // zeros, for a window that does not exist
 
   PixelRows(const Problem& problem, const Operands& operands, int64_t rows_held)
-      : p(problem), o(operands), no_pixel(p.channels), no_taps(1), across(p.cols * p.scale), pitch(round_up(across, lanes)) {
+      : p(problem),
+        o(operands),
+        no_pixel(p.channels),
+        no_taps(1),
+        across(p.cols * p.scale),
+        pitch(round_up(across, lanes)) {
     held.assign(rows_held, -1);
     if (p.has_spatial() && !in_place()) lines.resize(rows_held * p.taps() * p.groups * pitch);
     zeros();
@@ -109,7 +114,8 @@ class PixelRows {
     for (const Source& source : pattern.sources) {
       const int64_t h = i + source.dy, y = h * p.scale + source.cell / p.scale, z = source.cell % p.scale;
       const bool inside = h >= 0 && h < p.rows;
-      add_source(row, source, inside ? grad + y * p.ys[2] + z * p.ys[3] : nullptr, inside ? taps_at(y, z, source.k) : nullptr);
+      add_source(row, source, inside ? grad + y * p.ys[2] + z * p.ys[3] : nullptr,
+                 inside ? taps_at(y, z, source.k) : nullptr);
     }
   }
   // For column j; taps of column z, if they are the output pixel's own.
@@ -123,7 +129,9 @@ class PixelRows {
         const int64_t w = j * row.stride + row.dx[t];
         const bool inside = row.row[t] && w >= 0 && w < row.width;
         row.pixel[t] = inside ? row.row[t] + w * row.pixel_step : no_pixel.data();
-        row.s[t] = row.own_taps ? row.s_row[t] + z * row.s_step : inside ? row.s_row[t] + w * row.s_step : no_taps.data();
+        row.s[t] = row.own_taps ? row.s_row[t] + z * row.s_step
+                   : inside     ? row.s_row[t] + w * row.s_step
+                                : no_taps.data();
       }
     }
     row.column = j;
@@ -138,9 +146,7 @@ class PixelRows {
 
   bool in_place() const { return sizeof(T) == sizeof(A) && o.activation.is_identity(); }
   const T* spatial() const { return static_cast<const T*>(o.spatial) + sample * p.ss[0]; }
-  int64_t line(int64_t row, int64_t k) const {
-    return (row % int64_t(held.size()) * p.taps() + k) * p.groups * pitch;
-  }
+  int64_t line(int64_t row, int64_t k) const { return (row % int64_t(held.size()) * p.taps() + k) * p.groups * pitch; }
   void begin_row(const Pattern<A>& pattern, Row& row) const {
     const size_t n = pattern.sources.size();
     row.row.clear(), row.s_row.clear(), row.dx.clear(), row.pixel_steps.clear();
@@ -190,8 +196,8 @@ std::vector<Pattern<A>> patterns_of_x(const Problem& p) {
 }
 
 template <class T>
-void forward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh, const Tiles& tiles, int64_t begin,
-                    int64_t end) {
+void forward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh, const Tiles& tiles,
+                  int64_t begin, int64_t end) {
   using A = Accumulator<T>;
   PixelRows<T> rows(p, o, 1);
   typename PixelRows<T>::Row row;

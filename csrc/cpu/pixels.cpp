@@ -4,7 +4,8 @@
 
 namespace dynfilters::cpu {
 
-bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Tiles& tiles, int64_t begin, int64_t end) {
+bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Tiles& tiles, int64_t begin,
+                    int64_t end) {
   return with_short_access(storage, [&](auto io) {
     using T = typename decltype(io)::storage;
     Weigh<T, float> kernel = nullptr;

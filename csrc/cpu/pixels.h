@@ -1,7 +1,7 @@
 // Kernels for channels_last: vectors run along the channels of a pixel, which x and y hold side
-// by side; both are read and written in place. A task is rows of one sample.
+// by side; both are read and written in place (row by row, in pixel_rows.h).
 //
-// (The passes over rows are in pixel_rows.h.) Every output pixel is a weighted sum of `n` source pixels: of x for y, of the gradient of y for
+// Every output pixel is a weighted sum of `n` source pixels: of x for y, of the gradient of y for
 // that of x. Where one lies outside the image, a page of zeros stands in for it, so that n and
 // the order of the sum are the same everywhere.
 #pragma once
@@ -17,7 +17,8 @@ using Weigh = void (*)(const Problem& p, int64_t n, const T* const* pixel, const
                        const A* channel, T* out);
 
 template <class T, class A, class Op, int NB>
-inline void weigh_some(int64_t n, const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c, T* out) {
+inline void weigh_some(int64_t n, const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c,
+                       T* out) {
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> total[NB]{};
   for (int64_t t = 0; t < n; ++t) {
@@ -36,7 +37,8 @@ inline void weigh_some(int64_t n, const T* const* pixel, const A* const* s, int6
 // The same for all vectors of a group from c to end, with the spatial taps and addresses of nine
 // sources in registers.
 template <class T, class A, class Op>
-inline void weigh_nine(const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c, int64_t end, T* out) {
+inline void weigh_nine(const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c, int64_t end,
+                       T* out) {
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> own[9];
   const T* from[9];
@@ -54,7 +56,8 @@ inline void weigh_nine(const T* const* pixel, const A* const* s, int64_t at, con
 }
 
 template <class T, class A, class Op>
-void weigh(const Problem& p, int64_t n, const T* const* pixel, const A* const* s, int64_t s_step, const A* channel, T* out) {
+void weigh(const Problem& p, int64_t n, const T* const* pixel, const A* const* s, int64_t s_step, const A* channel,
+           T* out) {
   constexpr int64_t lanes = kLanes<A>;
   const int64_t width = p.group_channels(), rest = width % lanes, step = Op::kChannel ? n * lanes : 0;
   for (int64_t g = 0, c = 0; g < p.groups; ++g) {
@@ -71,7 +74,8 @@ void weigh(const Problem& p, int64_t n, const T* const* pixel, const A* const* s
     for (int64_t i = 0; i < rest; ++i, ++c) {
       A total = 0;
       for (int64_t t = 0; t < n; ++t)
-        total += Op::tap(Op::kSpatial ? s[t][at] : A(0), Op::kChannel ? channel[t * lanes + i] : A(0)) * widen(pixel[t][c]);
+        total +=
+            Op::tap(Op::kSpatial ? s[t][at] : A(0), Op::kChannel ? channel[t * lanes + i] : A(0)) * widen(pixel[t][c]);
       narrow(total, out + c);
     }
     if (rest) channel += step;

@@ -86,14 +86,17 @@ class Plan {
   }
   // The windows around the tile that exist, along an axis.
   Span g_span(int axis) const {
-    const int64_t size = axis ? p.cols : p.rows, first = axis ? tile.col : tile.row, count = axis ? tile.cols : tile.rows;
+    const int64_t size = axis ? p.cols : p.rows, first = axis ? tile.col : tile.row,
+                  count = axis ? tile.cols : tile.rows;
     const int64_t before = axis ? border_x : border_y, after = axis ? after_x : after_y;
-    const int64_t from = std::max<int64_t>(0, before - first), to = std::min(count + before + after, size - first + before);
+    const int64_t from = std::max<int64_t>(0, before - first),
+                  to = std::min(count + before + after, size - first + before);
     return {first - before + from, from, std::max<int64_t>(0, to - from)};
   }
   // The pixels of the tile whose place within a stride is `place`, along an axis.
   Span pixel_span(int axis, int64_t place) const {
-    const int64_t size = axis ? p.width : p.height, first = axis ? tile.col : tile.row, count = axis ? tile.cols : tile.rows;
+    const int64_t size = axis ? p.width : p.height, first = axis ? tile.col : tile.row,
+                  count = axis ? tile.cols : tile.rows;
     const int64_t source = first * p.stride + place;
     return {source, 0, std::clamp<int64_t>(ceil_div(size - source, p.stride), 0, count)};
   }

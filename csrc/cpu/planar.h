@@ -43,8 +43,8 @@ class Packer {
   void pack_g(int64_t b, int64_t ch, int64_t cell) {
     const Span y = plan.g_span(0), z = plan.g_span(1);
     io.read(at(o.grad, (b * p.ys[0] + ch * p.ys[1] + y_offset(y.source, z.source, cell)) * io.bytes), y.count,
-            p.scale * p.ys[2], z.count, p.scale * p.ys[3],
-            g.data() + cell * plan.g_size + y.target * plan.L + z.target, plan.L);
+            p.scale * p.ys[2], z.count, p.scale * p.ys[3], g.data() + cell * plan.g_size + y.target * plan.L + z.target,
+            plan.L);
   }
   // A tile of y at one phase.
   void write_y(const A* values, int64_t b, int64_t ch, int64_t cell) const {
@@ -67,8 +67,9 @@ class Packer {
     channel.resize(p.channels * p.cells() * p.taps());
     for (int64_t cell = 0; cell < p.cells(); ++cell)
       for (int64_t ch = 0; ch < p.channels; ++ch)
-        read_block<A>(static_cast<const A*>(o.channel) + b * p.cs[0] + ch * p.cs[1] + (p.phases > 1 ? cell : 0) * p.cs[3],
-                      1, 0, p.taps(), p.cs[2], channel.data() + (ch * p.cells() + cell) * p.taps(), 0);
+        read_block<A>(
+            static_cast<const A*>(o.channel) + b * p.cs[0] + ch * p.cs[1] + (p.phases > 1 ? cell : 0) * p.cs[3], 1, 0,
+            p.taps(), p.cs[2], channel.data() + (ch * p.cells() + cell) * p.taps(), 0);
   }
   const A* channel_taps(int64_t ch, int64_t cell) const {
     return p.has_channel() ? channel.data() + (ch * p.cells() + cell) * p.taps() : nullptr;
@@ -81,9 +82,10 @@ class Packer {
     const Span z = bordered ? plan.g_span(1) : Span{t.col, 0, t.cols};
     const int64_t size = bordered ? plan.g_size : plan.N;
     for (int64_t k = 0; k < p.taps(); ++k)
-      io.read(at(o.spatial, (b * p.ss[0] + group * p.ss[1] + k * p.ss[2] + s_offset(y.source, z.source, cell)) * io.bytes),
-              y.count, p.scale * p.ss[3], z.count, p.scale * p.ss[4],
-              planes.data() + k * size + y.target * plan.L + z.target, plan.L);
+      io.read(
+          at(o.spatial, (b * p.ss[0] + group * p.ss[1] + k * p.ss[2] + s_offset(y.source, z.source, cell)) * io.bytes),
+          y.count, p.scale * p.ss[3], z.count, p.scale * p.ss[4],
+          planes.data() + k * size + y.target * plan.L + z.target, plan.L);
   }
   // Planes to (N / lanes, n, lanes), plane taps[t].tap read from taps[t].offset on.
   void interleave(const A* planes, int64_t size, const Reach* taps, int64_t n, A* out) const {

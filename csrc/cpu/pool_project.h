@@ -10,13 +10,13 @@ namespace dynfilters::cpu {
 // x and logits are dense, both (batch, channels, positions) or both (batch, positions, channels).
 struct PoolProject {
   int64_t batch, channels, outputs, positions;
-  bool pixels;         // the latter
+  bool pixels;  // the latter
   const void* x;
   const void* weight;  // (outputs, channels)
   const void* bias;    // (outputs); null: none
   void* logits;
-  void* mean;          // (batch, channels)
-  void* partial;       // (batch, tiles, channels), of the accumulation type
+  void* mean;     // (batch, channels)
+  void* partial;  // (batch, tiles, channels), of the accumulation type
 };
 
 int64_t tiles_of(const PoolProject& p);

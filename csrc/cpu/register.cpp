@@ -57,9 +57,8 @@ Tensor run_forward(Problem p, const Tensor& x, const OptionalTensor& spatial, co
   o.x = x.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel), o.y = y.mutable_data_ptr();
   o.activation = activation;
   run_best(p, x, x.is_contiguous(), is_channels_last(x), [&](const Route& route) {
-    return over_tasks(p.batch * route.tiles.count(), [&](int64_t begin, int64_t end) {
-      return forward(p, storage, o, route, begin, end);
-    });
+    return over_tasks(p.batch * route.tiles.count(),
+                      [&](int64_t begin, int64_t end) { return forward(p, storage, o, route, begin, end); });
   });
   return y;
 }
@@ -96,9 +95,9 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
       return backward(p, storage, o, route, chunks, begin, end);
     });
     return done && (!want.channel || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
-      reduce_channel(p, o.partial, chunks, accumulator == ScalarType::Double, gc.mutable_data_ptr(), begin, end);
-      return true;
-    }));
+             reduce_channel(p, o.partial, chunks, accumulator == ScalarType::Double, gc.mutable_data_ptr(), begin, end);
+             return true;
+           }));
   });
   return {gx, gs, gc};
 }
@@ -111,7 +110,8 @@ Tensor forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, Siz
 
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel,
                                                 Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale,
-                                                std::string combine, bool want_x, bool want_spatial, bool want_channel) {
+                                                std::string combine, bool want_x, bool want_spatial,
+                                                bool want_channel) {
   const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
   const Gradients g = run_backward(p, grad, x, spatial, widened(channel), {}, {want_x, want_spatial, want_channel});
   return {g.x, g.spatial, torch::stable::to(g.channel, x.scalar_type())};
@@ -128,7 +128,8 @@ Activation activation_named(const std::string& name, double gain, double eps) {
 
 class Channel {
  public:
-  Channel(const Problem& p, const Tensor& x, const OptionalTensor& raw, OptionalTensor std, const Activation& activation)
+  Channel(const Problem& p, const Tensor& x, const OptionalTensor& raw, OptionalTensor std,
+          const Activation& activation)
       : storage(storage_of<Storage>(x)), activation(activation), raw(raw) {
     if (!raw) return;
     taps = {p.batch, p.channels, p.taps(), p.phases, 1, {}, raw->const_data_ptr(), nullptr};
@@ -160,10 +161,9 @@ class Channel {
     const int64_t block = 16;  // channels: whole vectors, on any machine
     if (want_raw || want_std)
       over_tasks((taps.channels + block - 1) / block, [&](int64_t begin, int64_t end) {
-        activate_channel_backward(taps, storage, activation, grad.const_data_ptr(),
-                                  want_raw ? found.raw.mutable_data_ptr() : nullptr,
-                                  want_std ? found.std.mutable_data_ptr() : nullptr, begin * block,
-                                  std::min(end * block, taps.channels));
+        activate_channel_backward(
+            taps, storage, activation, grad.const_data_ptr(), want_raw ? found.raw.mutable_data_ptr() : nullptr,
+            want_std ? found.std.mutable_data_ptr() : nullptr, begin * block, std::min(end * block, taps.channels));
         return true;
       });
     return found;
@@ -193,14 +193,15 @@ Tensor activated_forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor ch
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cpu(
-    Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std, Sizes kernel_size,
-    int64_t stride, int64_t dilation, int64_t scale, std::string combine, std::string spatial_activation,
-    std::string channel_activation, double spatial_gain, double channel_gain, double eps, bool want_x, bool want_spatial,
-    bool want_channel, bool want_std) {
+    Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std,
+    Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, std::string combine,
+    std::string spatial_activation, std::string channel_activation, double spatial_gain, double channel_gain,
+    double eps, bool want_x, bool want_spatial, bool want_channel, bool want_std) {
   const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
   const Channel taps(p, x, channel, channel_std, activation_named(channel_activation, channel_gain, eps));
-  const Gradients g = run_backward(p, grad, x, spatial, taps.activated(), activation_named(spatial_activation, spatial_gain, eps),
-                             {want_x, want_spatial, want_channel || want_std});
+  const Gradients g =
+      run_backward(p, grad, x, spatial, taps.activated(), activation_named(spatial_activation, spatial_gain, eps),
+                   {want_x, want_spatial, want_channel || want_std});
   const auto of_channel = taps.differentiate(x, g.channel, want_channel, want_std);
   return {g.x, g.spatial, of_channel.raw, of_channel.std};
 }

@@ -10,14 +10,16 @@ namespace dynfilters::cpu {
 // The positions [0, N) in whole vectors, N at least one: the last one ends at N, and so may
 // overlap the one before.
 template <class A>
-inline int64_t vectors(int64_t N) { return (N + kLanes<A> - 1) / kLanes<A>; }
+inline int64_t vectors(int64_t N) {
+  return (N + kLanes<A> - 1) / kLanes<A>;
+}
 
 // out[m] (+)= Σ over taps t of tap(s[m, t], c[tap_t]) · x[m + offset_t].
 // s: (vectors, n, lanes): the taps of a vector of positions lie together. `odd` becomes nonzero
 // (NaN) where out is not finite.
 template <class A>
-using Correlate = void (*)(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
-                           Vector<A>* odd);
+using Correlate = void (*)(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out,
+                           bool add, Vector<A>* odd);
 
 template <class A, class Op, int NT>
 void correlate_some(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
@@ -46,7 +48,7 @@ void correlate_some(const Reach* taps, int64_t n, const A* x, const A* s, const 
 
 template <class A, class Op>
 void correlate(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
-                    Vector<A>* odd) {
+               Vector<A>* odd) {
   if (!n && !add) std::fill(out, out + N, A(0));
   for (int64_t done = 0; done < n;) {
     const int64_t left = n - done;

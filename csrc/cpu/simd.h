@@ -20,16 +20,35 @@ struct BFloat16 {
 using Half = _Float16;
 
 // The type that a storage type is accumulated in.
-template <class T> struct AccumulatorOf { using type = float; };
-template <> struct AccumulatorOf<double> { using type = double; };
-template <class T> using Accumulator = typename AccumulatorOf<T>::type;
+template <class T>
+struct AccumulatorOf {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+  using type = double;
+};
+template <class T>
+using Accumulator = typename AccumulatorOf<T>::type;
 
-template <class A> inline constexpr int kLanes = kVectorBytes / int(sizeof(A));
-template <class A> struct VectorOf { typedef A type __attribute__((vector_size(kVectorBytes))); };
-template <class A> using Vector = typename VectorOf<A>::type;
-template <int kBytes> struct MaskOf { typedef int32_t type __attribute__((vector_size(kVectorBytes))); };
-template <> struct MaskOf<8> { typedef int64_t type __attribute__((vector_size(kVectorBytes))); };
-template <class A> using Mask = typename MaskOf<int(sizeof(A))>::type;  // all ones or all zeros a lane
+template <class A>
+inline constexpr int kLanes = kVectorBytes / int(sizeof(A));
+template <class A>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(kVectorBytes)));
+};
+template <class A>
+using Vector = typename VectorOf<A>::type;
+template <int kBytes>
+struct MaskOf {
+  typedef int32_t type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct MaskOf<8> {
+  typedef int64_t type __attribute__((vector_size(kVectorBytes)));
+};
+template <class A>
+using Mask = typename MaskOf<int(sizeof(A))>::type;  // all ones or all zeros a lane
 
 inline float widen(BFloat16 value) {
   uint32_t bits = uint32_t(value.bits) << 16;
@@ -52,16 +71,24 @@ inline void narrow(float value, Half* out) { *out = Half(value); }
 inline void narrow(float value, float* out) { *out = value; }
 inline void narrow(double value, double* out) { *out = value; }
 
-template <class A> inline Vector<A> load(const A* p) {
+template <class A>
+inline Vector<A> load(const A* p) {
   Vector<A> v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-template <class A> inline void store(A* p, Vector<A> v) { std::memcpy(p, &v, sizeof v); }
-template <class A> inline Vector<A> splat(A value) { return value - Vector<A>{}; }
+template <class A>
+inline void store(A* p, Vector<A> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+template <class A>
+inline Vector<A> splat(A value) {
+  return value - Vector<A>{};
+}
 
 // kLanes<A> elements of a storage type, widened.
-template <class T> inline Vector<Accumulator<T>> load_wide(const T* p) {
+template <class T>
+inline Vector<Accumulator<T>> load_wide(const T* p) {
   using A = Accumulator<T>;
   if constexpr (sizeof(T) == sizeof(A)) {
     return load(reinterpret_cast<const A*>(p));
@@ -71,7 +98,8 @@ template <class T> inline Vector<Accumulator<T>> load_wide(const T* p) {
     return load(lanes);
   }
 }
-template <class T> inline void store_narrow(T* p, Vector<Accumulator<T>> v) {
+template <class T>
+inline void store_narrow(T* p, Vector<Accumulator<T>> v) {
   using A = Accumulator<T>;
   if constexpr (sizeof(T) == sizeof(A)) {
     store(reinterpret_cast<A*>(p), v);
@@ -80,8 +108,12 @@ template <class T> inline void store_narrow(T* p, Vector<Accumulator<T>> v) {
   }
 }
 // A sum in a fixed order: the upper half onto the lower, again and again.
-template <class A, int kCount> struct Lanes { typedef A type __attribute__((vector_size(kCount * sizeof(A)))); };
-template <class A, int kCount = kLanes<A>> inline A sum(typename Lanes<A, kCount>::type v) {
+template <class A, int kCount>
+struct Lanes {
+  typedef A type __attribute__((vector_size(kCount * sizeof(A))));
+};
+template <class A, int kCount = kLanes<A>>
+inline A sum(typename Lanes<A, kCount>::type v) {
   if constexpr (kCount == 2) {
     return v[0] + v[1];
   } else {

@@ -12,8 +12,10 @@ template <class A>
 struct Access {
   using type = A;
   int64_t bytes;
-  void (*read)(const void* from, int64_t rows, int64_t row_stride, int64_t cols, int64_t col_stride, A* to, int64_t pitch);
-  void (*write)(const A* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride, int64_t col_stride);
+  void (*read)(const void* from, int64_t rows, int64_t row_stride, int64_t cols, int64_t col_stride, A* to,
+               int64_t pitch);
+  void (*write)(const A* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride,
+                int64_t col_stride);
 };
 
 // Whole vectors, the last one overlapping the one before, so that nothing beyond is touched.

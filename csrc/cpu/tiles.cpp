@@ -4,8 +4,9 @@
 namespace dynfilters::cpu {
 
 namespace {
-constexpr int64_t kTapBytes = 32 * 1024;     // the taps of a tile are read again for every channel
-constexpr int64_t kFlatBytes = 64 * 1024;
+// The taps of a tile are read again for every channel: they should stay in the nearest caches, and
+// must not take more than kMostBytes, however large the kernel.
+constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 64 * 1024, kMostBytes = 256 * 1024;
 constexpr int64_t kPixelBytes = 256 * 1024;  // a tile of channels_last rows stays in L2
 constexpr int64_t kTasks = 64;               // enough for the threads of most machines
 
@@ -21,10 +22,10 @@ Tiles cut(const Problem& p, int64_t rows, int64_t cols) {
 Route planar_route(const Problem& p, int64_t element_bytes) {
   // Rows that a tile shares with its neighbours are read twice: not too flat a tile.
   const int64_t least = 2 * ((p.kh - 1) * p.dilation / p.stride) + 1;
-  const int64_t positions = kTapBytes / (p.taps() * p.cells() * element_bytes);
-  const int64_t cols = std::max<int64_t>(128, positions / least);
-  const int64_t across = pieces(p.cols, cols);
-  return {Way::kPlanar, cut(p, std::max(least, positions / pieces(p.cols, across)), cols)};
+  const int64_t each = p.taps() * p.cells() * element_bytes, positions = kTapBytes / each;
+  const int64_t most = std::max<int64_t>(kMostBytes / each, 1);
+  const int64_t cols = pieces(p.cols, pieces(p.cols, std::min(std::max<int64_t>(128, positions / least), most)));
+  return {Way::kPlanar, cut(p, std::min(std::max(least, positions / cols), std::max<int64_t>(most / cols, 1)), cols)};
 }
 
 Route route_of(const Problem& p, int64_t element_bytes, bool dense, bool pixels) {
@@ -33,9 +34,11 @@ Route route_of(const Problem& p, int64_t element_bytes, bool dense, bool pixels)
     return {Way::kPixels, cut(p, kPixelBytes / row, p.cols)};
   }
   if (dense && element_bytes >= 4 && p.stride == 1 && p.scale == 1 && p.combine != Combine::kAdd) {
-    const Tiles tiles = cut(p, kFlatBytes / (p.taps() * p.width * element_bytes), p.width);
-    // A tile must hold a vector.
-    if (tiles.at(p, tiles.count() - 1).rows * p.width * element_bytes >= kVectorBytes) return {Way::kFlat, tiles};
+    const int64_t row = p.taps() * p.width * element_bytes;
+    const Tiles tiles = cut(p, kFlatBytes / row, p.width);
+    // A tile must hold a vector, and not too many taps.
+    if (row <= kMostBytes && tiles.at(p, tiles.count() - 1).rows * p.width * element_bytes >= kVectorBytes)
+      return {Way::kFlat, tiles};
   }
   return planar_route(p, std::max<int64_t>(element_bytes, 4));
 }

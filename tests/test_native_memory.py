@@ -1,0 +1,91 @@
+"""The native CPU kernels take no more than 1 MB for each thread beyond operands and results.
+
+Measured in a child of its own, as benchmarks/memory.py describes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_native import WAYS, lay_out, operands
+from torch import Tensor
+
+from benchmarks import memory
+from dynfilters.ops import native
+from dynfilters.ops.reference import Geometry
+
+pytestmark = [
+    pytest.mark.skipif(
+        native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
+    ),
+    pytest.mark.skipif(not memory.RESET.exists(), reason="the system does not tell peak memory"),
+]
+
+THREADS = 2
+MOST = THREADS * 1_000_000
+# Geometry, size, groups and kinds of taps.
+CASES = {
+    "ddf": (Geometry((3, 3)), (4, 64, 112, 112), 1, "sc"),
+    "carafe": (Geometry((5, 5), scale=2), (2, 64, 56, 56), 1, "s"),
+    "involution": (Geometry((7, 7)), (2, 256, 64, 64), 16, "s"),
+}
+TOO_MUCH = pytest.mark.xfail(strict=True, reason="a page of zeros as long as all groups of taps")
+# Involution takes 0.97 MB packed, too near the limit for a test on any machine.
+KINDS = [*((name, way) for name in ("ddf", "carafe") for way in WAYS), ("involution", "flat")]
+
+
+def child_measures(*keys: tuple[str, str]) -> dict[tuple[str, str, str], int]:
+    """Bytes of the forward and the backward pass of each case and way."""
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(keys),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **memory.MALLOC, "PYTHONPATH": paths},
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    return {tuple(key): found for key, found in json.loads(child.stdout.splitlines()[-1])}
+
+
+def test_beyond_operands_and_results() -> None:
+    found = child_measures(*KINDS)
+    assert len(found) == 2 * len(KINDS)
+    assert {key: bytes for key, bytes in found.items() if bytes > MOST} == {}
+
+
+@TOO_MUCH
+def test_groups_in_channels_last() -> None:
+    assert max(child_measures(("involution", "pixels")).values()) <= MOST
+
+
+def measure(name: str, way: str) -> list[tuple[tuple[str, str, str], int]]:
+    geometry, size, groups, kinds = CASES[name]
+    given = lay_out(way, operands(geometry, size, groups, torch.float32, kinds))
+    g, ops, wanted = geometry, torch.ops.dynfilters, (True, "s" in kinds, "c" in kinds)
+    options = g.kernel_size, g.stride, g.dilation, g.scale, g.combine
+    passes = {
+        "forward": lambda: [ops.filter2d(*given[1:], *options)],
+        "backward": lambda: ops.filter2d_backward(*given, *options, *wanted),
+    }
+    return [
+        ((name, way, which), memory.beyond(run, bytes_of(run()))) for which, run in passes.items()
+    ]
+
+
+def bytes_of(tensors: list[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(THREADS)
+    print(json.dumps([row for key in json.load(sys.stdin) for row in measure(*key)]))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
 )
 
-# Several tiles each, at 56 KiB to 256 KiB a tile, and few samples: tasks within a sample.
+# Several tiles each, and few samples: threads share a sample.
 GEOMETRIES = [
     Geometry((3, 3)),
     Geometry((5, 5), combine="add"),
@@ -66,7 +66,7 @@ def test_filter2d_activated(way: str, geometry: Geometry, threads: Callable) -> 
     assert_same_bits(threads, call)
 
 
-def test_values_that_dense_planes_cannot_serve(threads: Callable) -> None:
+def test_values_that_dense_planes_cannot_serve(threads: Callable[[int], None]) -> None:
     """The packed way answers for the values that the dense one cannot serve, on any thread."""
     geometry = Geometry((3, 3))
     given = operands(geometry, SIZE, 2, torch.float32, "sc")

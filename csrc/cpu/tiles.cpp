@@ -6,7 +6,7 @@ namespace dynfilters::cpu {
 namespace {
 // The taps of a tile are read again for every channel: they should stay in the nearest caches, and
 // must not take more than kMostBytes, however large the kernel.
-constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 64 * 1024, kMostBytes = 256 * 1024;
+constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 256 * 1024;
 constexpr int64_t kPixelBytes = 256 * 1024;  // a tile of channels_last rows stays in L2
 constexpr int64_t kTasks = 64;               // enough for the threads of most machines
 

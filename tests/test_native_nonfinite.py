@@ -119,20 +119,7 @@ def test_a_channel_tap_spoils_no_other_channel(way: str, value: float) -> None:
     assert not touched.any()
 
 
-# Where a tap that is not finite meets the zeros outside the image, the formula multiplies them to
-# NaN. The kernels do not always agree, nor with each other; each of these tests names a difference.
-def differs(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-BORDER_TAP = [
-    pytest.param("flat", marks=differs("a spatial tap beyond the left or right edge is dropped")),
-    "planar",
-    "pixels",
-]
-
-
-@pytest.mark.parametrize("way", BORDER_TAP)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_spatial_tap_beyond_the_edge(way: str) -> None:
     given = given_tensors(way, Geometry((3, 3)))
     given[2][0, 0, 0, 3, 0] = math.inf
@@ -140,28 +127,24 @@ def test_a_spatial_tap_beyond_the_edge(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@differs("a channel tap is multiplied by the zeros that stand for windows that are not there")
+@pytest.mark.xfail(
+    strict=True,
+    reason="a channel tap that is not finite is multiplied by the zeros that stand for windows "
+    "that are not there, to NaN, where the formula has no term",
+)
 def test_a_channel_tap_and_the_gradient_of_x(way: str) -> None:
     given = given_tensors(way, Geometry((3, 3)))
     given[3][0, 4, 0] = math.inf
     assert_as_in_the_formula(Geometry((3, 3)), given, "grad x")
 
 
-LAST_COLUMN = [
-    "flat",
-    "planar",
-    pytest.param("pixels", marks=differs("the second of two windows is not there, its taps are")),
-]
-
-
-@pytest.mark.parametrize("way", LAST_COLUMN)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_spatial_tap_of_the_last_of_odd_columns(way: str) -> None:
     given = given_tensors(way, Geometry((3, 3)))
     given[2][0, 0, 0, 3, 8] = math.inf
     assert_as_in_the_formula(Geometry((3, 3)), given, "grad channel")
 
 
-@differs("whether the dense planes serve is asked of the gradients of x and channel alone")
 def test_gradients_do_not_depend_on_which_are_wanted() -> None:
     given = given_tensors("flat", Geometry((3, 3)))
     given[0][0, 4, 3, 0] = math.inf

@@ -19,6 +19,7 @@ class BackwardPixels {
         of_y(patterns_of_y<A>(problem)),
         across(problem.cols * problem.scale) {
     s_line.resize(p.taps() * p.groups * pitch());
+    no_taps.assign(p.taps(), rows.no_taps.data());
   }
 
   // Tiles [first, last) of sample b. partial: (channels, phases, taps), or null.
@@ -50,6 +51,7 @@ class BackwardPixels {
   const int64_t across;
   int64_t sample = 0;
   typename PixelRows<T>::Row row[2];
+  std::vector<const A*> no_taps;       // of the window that is not there
   std::vector<A> s_line, raw, c_sums;  // a row of the gradient of spatial: (taps, groups, pitch)
 
   // One more, for the window that is not there.
@@ -94,7 +96,7 @@ class BackwardPixels {
           const int64_t z = std::min(j + which, p.cols - 1) * p.scale + v;
           rows.at(row[which], there ? j + which : -p.width - p.pad_w(), z);
           sums.g[which] = there ? grad + z * p.ys[3] : rows.no_pixel.data();
-          sums.pixel[which] = row[which].pixel.data(), sums.s[which] = row[which].s.data();
+          sums.pixel[which] = row[which].pixel.data(), sums.s[which] = there ? row[which].s.data() : no_taps.data();
           sums.s_sums[which] = s_line.data() + (there ? z : across);
         }
         sum_pixels(p, sums);

@@ -3,9 +3,9 @@
 // width as pitch, so nothing is packed but the spatial taps, once for all channels of a group.
 //
 // A tap that would reach beyond the left or right edge reads a pixel of the neighbouring row
-// instead; its spatial tap is set to zero, which drops it. That is exact unless the pixel is not
-// finite. So each pass reports whether a result was not finite, and the caller then runs the
-// packed pass, which reads zeros there.
+// instead; its spatial tap is set to zero, which drops it. That is exact unless the pixel or the
+// tap is not finite. So each pass reports whether a result, or what it dropped, was not finite, and
+// the caller then runs the packed pass, which reads zeros there.
 #pragma once
 #include "activate.h"
 #include "kernels.h"
@@ -19,6 +19,7 @@ class Flat {
   const Problem& p;
   const Operands& o;
   int64_t row = 0, rows = 0, N = 0;
+  A dropped = 0;               // NaN once something not finite was dropped
   std::vector<Reach> reads;    // of a window: the pixel under each tap
   std::vector<Reach> readers;  // of a pixel: the window that reads it by each tap, the last tap first
 
@@ -66,6 +67,10 @@ class Flat {
   void pack_windows(bool once, A* out) {
     for (int64_t k = 0; k < p.taps(); ++k) {
       fill_line(k, 0, 0, shift_y(k), shift_x(k));
+      over_outside(shift_y(k), shift_x(k), [&](int64_t i, int64_t from, int64_t to) {
+        const A* tap = spatial + k * steps[0] + (row + i - first_row) * steps[1];
+        for (int64_t j = from; j < to && p.has_spatial(); ++j) drop(tap[j * steps[2]]);
+      });
       interleave(k, out);
     }
     const int64_t repeated = vectors<A>(N) * lanes - N;
@@ -87,6 +92,9 @@ class Flat {
     for (int64_t k = 0; k < K; ++k) {
       for (int64_t v = 0; v < vectors<A>(N); ++v)
         store(line.data() + std::min(v * lanes, N - lanes), load(sums + (v * K + k) * lanes));
+      over_outside(shift_y(k), shift_x(k), [&](int64_t i, int64_t from, int64_t to) {
+        for (int64_t j = from; j < to; ++j) drop(line[i * p.width + j]);
+      });
       over_inside(shift_y(k), shift_x(k), [&](int64_t i, int64_t from, int64_t to) {
         std::copy(line.data() + i * p.width + from, line.data() + i * p.width + to,
                   grads.data() + k * size + i * p.width + from);
@@ -137,6 +145,17 @@ class Flat {
     for (int64_t i = 0; i < rows; ++i)
       if (row + i + dy >= 0 && row + i + dy < p.height && from < to) f(i, from, to);
   }
+  // The same where it is not.
+  template <class F>
+  void over_outside(int64_t dy, int64_t dx, const F& f) const {
+    const int64_t from = std::clamp<int64_t>(-dx, 0, p.width), to = std::clamp<int64_t>(p.width - dx, from, p.width);
+    for (int64_t i = 0; i < rows; ++i) {
+      const bool inside = row + i + dy >= 0 && row + i + dy < p.height;
+      f(i, 0, inside ? from : p.width);
+      if (inside) f(i, to, p.width);
+    }
+  }
+  void drop(A value) { dropped += value - value; }
   // line[i, j] = taps[k, i + sy, j + sx] where (i + dy, j + dx) is in the image, else 0.
   void fill_line(int64_t k, int64_t sy, int64_t sx, int64_t dy, int64_t dx) {
     std::fill(line.begin(), line.end(), A(0));
@@ -181,7 +200,7 @@ bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, c
                 flat.target(o.y, b, ch), false, &odd);
     }
   }
-  return sum<A>(odd) == 0;
+  return sum<A>(odd) + flat.dropped == 0;
 }
 
 template <class A>
@@ -204,7 +223,7 @@ class BackwardFlat {
     }
     for (int64_t i = 0; partial && i < size; ++i) odd[0] += partial[i] - partial[i];
   }
-  bool finite() const { return sum<A>(odd) == 0; }
+  bool finite() const { return sum<A>(odd) + flat.dropped == 0; }
 
  private:
   const Problem& p;

@@ -144,7 +144,8 @@ class PixelRows {
   std::vector<int64_t> held;
   std::vector<A> lines;
 
-  bool in_place() const { return sizeof(T) == sizeof(A) && o.activation.is_identity(); }
+  // Not with groups: zeros as far apart as theirs would take a plane of memory for each.
+  bool in_place() const { return sizeof(T) == sizeof(A) && o.activation.is_identity() && p.groups == 1; }
   const T* spatial() const { return static_cast<const T*>(o.spatial) + sample * p.ss[0]; }
   int64_t line(int64_t row, int64_t k) const { return (row % int64_t(held.size()) * p.taps() + k) * p.groups * pitch; }
   void begin_row(const Pattern<A>& pattern, Row& row) const {

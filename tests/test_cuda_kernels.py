@@ -31,8 +31,14 @@ def run(kernels: Kernels, case: Filter2dCase, given: Given, mode: Mode = MODES[0
     return [y, *kernels.backward(geometry, *given, mode)]
 
 
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
+KINDS = [
+    *itertools.product(BOUNDS, ["contiguous", "channels last"]),
+    *itertools.product([torch.float64, torch.bfloat16], ["odd strides"]),
+    *itertools.product([torch.float32, torch.float16], ["odd rows"]),
+]
+
+
+@pytest.mark.parametrize(("dtype", "stored"), KINDS, ids=str)
 @pytest.mark.parametrize("case", FILTER2D, ids=ids(FILTER2D))
 def test_table(kernels: Kernels, case: Filter2dCase, dtype: torch.dtype, stored: str) -> None:
     given = operands(case, dtype, stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import torch
+import torch.nn.functional as F
 from cases import LAYOUTS, Filter2dCase
 from torch import Tensor
 
@@ -29,10 +30,17 @@ def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
+def odd_rows(tensor: Tensor) -> Tensor:
+    """Dense but for the rows, an odd number of elements apart: few start where vectors may."""
+    width = tensor.shape[-1]
+    return F.pad(tensor, (0, 1 + width % 2), value=99.0)[..., :width]
+
+
 STORED = {
     "contiguous": lambda t: t,
     "channels last": channels_last,
     "odd strides": LAYOUTS["every second"],
+    "odd rows": odd_rows,
 }
 
 

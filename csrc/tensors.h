@@ -18,6 +18,20 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Sizes = std::vector<int64_t>;
 
+// A string argument as it comes. As a std::string torch up to 2.13 would lose one in memory at every
+// call (pytorch issue 191340).
+using Text = StringHandle;
+
+// Its content; it is not there any more.
+inline std::string take(Text text) {
+  size_t length = 0;
+  const char* characters = nullptr;
+  const bool known = !torch_string_length(text, &length) && !torch_string_c_str(text, &characters);
+  std::string content(known ? characters : "", known ? length : 0);
+  STD_TORCH_CHECK(!torch_delete_string(text) && known, "a string argument cannot be read");
+  return content;
+}
+
 // Storage is a device's own enumeration of the element types.
 template <class Storage>
 Storage storage_of(const Tensor& x) {

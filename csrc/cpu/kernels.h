@@ -6,6 +6,9 @@
 
 namespace dynfilters::cpu {
 
+inline const void* at(const void* base, int64_t bytes) { return static_cast<const char*>(base) + bytes; }
+inline void* at(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
+
 struct Operands {
   const void *x, *grad, *spatial;
   const void* channel;              // of the accumulation type

@@ -1,230 +1,194 @@
-// The passes for channels_last, over the rows of a tile; the arithmetic is in pixels.h. Sums have
-// one order, every element is written once.
+// y, or the gradient of x, by rows of pixels; the arithmetic is in pixels.h. Sums have one order, every
+// element is written once.
+//
+// A tile is done by a few vectors of channels at a time: their rows, packed as lines, then stay in L1,
+// whatever distance the pixels have in memory. The spatial taps of a tile are laid out once for all of
+// them.
 #pragma once
-#include <algorithm>
 #include <vector>
 
-#include "activate.h"
-#include "kernels.h"
+#include "lines.h"
+#include "patterns.h"
 #include "pixels.h"
 
 namespace dynfilters::cpu {
 
-// A source of an output pixel: tap `k` at phase `cell`, its window or pixel (dy, dx) away.
-struct Source {
-  int64_t k, cell, dy, dx;
-};
-
-// The sources of one kind of output pixel (a phase, or a place within a stride), with their
-// channel taps packed as (groups, vectors of a group, n, lanes).
-template <class A>
-struct Pattern {
-  std::vector<Source> sources;
-  std::vector<A> channel;
-};
-
 template <class T>
-class PixelRows {
+class WeighPixels {
  public:
   using A = Accumulator<T>;
-  const Problem& p;
-  const Operands& o;
-  std::vector<T> no_pixel;  // zeros
-  std::vector<A> no_taps;   // zeros, for a window that does not exist
-
-  PixelRows(const Problem& problem, const Operands& operands, int64_t rows_held)
-      : p(problem),
-        o(operands),
-        no_pixel(p.channels),
-        no_taps(1),
-        across(p.cols * p.scale),
-        pitch(round_up(across, lanes)) {
-    held.assign(rows_held, -1);
-    if (p.has_spatial() && !in_place()) lines.resize(rows_held * p.taps() * p.groups * pitch);
-    zeros();
-  }
-
-  void begin_sample(int64_t b) {
-    sample = b;
-    std::fill(held.begin(), held.end(), -1);
-  }
-  // The channel taps of a pattern's sources. Lanes beyond a group's channels are zero.
-  void pack_channel(Pattern<A>& pattern) const {
-    if (!p.has_channel()) return;
-    const int64_t n = int64_t(pattern.sources.size()), width = p.group_channels();
-    pattern.channel.assign(p.groups * round_up(width, lanes) * n, A(0));
-    const A* from = static_cast<const A*>(o.channel) + sample * p.cs[0];
-    A* to = pattern.channel.data();
-    for (int64_t g = 0; g < p.groups; ++g)
-      for (int64_t c = g * width, end = c + width; c < end; c += lanes)
-        for (const Source& source : pattern.sources) {
-          const A* tap = from + c * p.cs[1] + source.k * p.cs[2] + (p.phases > 1 ? source.cell : 0) * p.cs[3];
-          for (int64_t i = 0, some = std::min(lanes, end - c); i < some; ++i) to[i] = tap[i * p.cs[1]];
-          to += lanes;
-        }
-  }
-  // Makes the spatial taps of a row of windows (at its grid of y) readable.
-  void need_taps(int64_t row) {
-    int64_t& slot = held[row % int64_t(held.size())];
-    if (!p.has_spatial() || in_place() || slot == row) return;
-    slot = row;
-    load_row(row, lines.data() + line(row, 0), pitch);
-    for (int64_t g = 0; g < p.groups; ++g)
-      activate(o.activation, lines.data() + line(row, 0) + g * pitch, p.taps(), p.groups * pitch, pitch);
-  }
-  // Raw taps of a row of windows: (taps, groups, to_pitch).
-  void load_row(int64_t row, A* to, int64_t to_pitch) const {
-    for (int64_t k = 0; k < p.taps(); ++k)
-      for (int64_t g = 0; g < p.groups; ++g, to += to_pitch)
-        read_block<T>(spatial() + g * p.ss[1] + k * p.ss[2] + row * p.ss[3], 1, 0, across, p.ss[4], to, 0);
-  }
-  const A* taps_at(int64_t row, int64_t column, int64_t k) const {
-    if (!p.has_spatial()) return no_taps.data();
-    if (in_place()) return reinterpret_cast<const A*>(spatial() + k * p.ss[2] + row * p.ss[3] + column * p.ss[4]);
-    return lines.data() + line(row, k) + column;
-  }
-  int64_t taps_step() const { return in_place() ? p.ss[1] : pitch; }
-
-  // Pointers to the sources of one output pixel after the other along a row. Sources that do not
-  // exist are zeros.
-  struct Row {
-    std::vector<const T*> pixel, row;  // of the column; of the whole row, null: outside the image
-    std::vector<const A*> s, s_row;
-    std::vector<int64_t> dx, pixel_steps;  // from a column asked for to the next one asked for
-    int64_t pixel_step, s_step, stride, width, every, s_steps;
-    int64_t inside, outside;  // columns [inside, outside) have all their sources, but for missing rows
-    int64_t column;
-    bool own_taps;  // the taps are the output pixel's, not the source's
-  };
-  // Row y of windows (at its grid of y) reads x, by its own taps. every: columns asked for.
-  void begin_reads(const Pattern<A>& pattern, int64_t y, int64_t every, Row& row) {
-    const T* x = static_cast<const T*>(o.x) + sample * p.xs[0];
-    row.stride = p.stride, row.width = p.width, row.every = every, row.own_taps = true, row.pixel_step = p.xs[3];
-    begin_row(pattern, row);
-    for (const Source& source : pattern.sources) {
-      const int64_t h = y / p.scale * p.stride + source.dy;
-      add_source(row, source, h >= 0 && h < p.height ? x + h * p.xs[2] : nullptr, taps_at(y, 0, source.k));
-    }
-  }
-  // Row i (by the stride) of x is read by windows, with theirs.
-  void begin_readers(const Pattern<A>& pattern, int64_t i, Row& row) {
-    const T* grad = static_cast<const T*>(o.grad) + sample * p.ys[0];
-    row.stride = 1, row.width = p.cols, row.every = 1, row.own_taps = false, row.pixel_step = p.scale * p.ys[3];
-    begin_row(pattern, row);
-    for (const Source& source : pattern.sources) {
-      const int64_t h = i + source.dy, y = h * p.scale + source.cell / p.scale, z = source.cell % p.scale;
-      const bool inside = h >= 0 && h < p.rows;
-      add_source(row, source, inside ? grad + y * p.ys[2] + z * p.ys[3] : nullptr,
-                 inside ? taps_at(y, z, source.k) : nullptr);
-    }
-  }
-  // For column j; taps of column z, if they are the output pixel's own.
-  void at(Row& row, int64_t j, int64_t z) const {
-    const size_t n = row.dx.size();
-    if (j == row.column + row.every && row.column >= row.inside && j < row.outside) {
-      for (size_t t = 0; t < n; ++t) row.pixel[t] += row.pixel_steps[t];
-      for (size_t t = 0; t < n; ++t) row.s[t] += row.own_taps || row.pixel_steps[t] ? row.s_steps : 0;
-    } else {
-      for (size_t t = 0; t < n; ++t) {
-        const int64_t w = j * row.stride + row.dx[t];
-        const bool inside = row.row[t] && w >= 0 && w < row.width;
-        row.pixel[t] = inside ? row.row[t] + w * row.pixel_step : no_pixel.data();
-        row.s[t] = row.own_taps ? row.s_row[t] + z * row.s_step
-                   : inside     ? row.s_row[t] + w * row.s_step
-                                : no_taps.data();
-      }
-    }
-    row.column = j;
-  }
   static constexpr int64_t lanes = kLanes<A>;
 
- private:
-  const int64_t across, pitch;
-  int64_t sample = 0;
-  std::vector<int64_t> held;
-  std::vector<A> lines;
+  // From the image `in` at `from` to the image `out` at `to`, of `rows` windows at most.
+  WeighPixels(const Problem& p, const Operands& o, const Access<A>& io, const Sum<A>& sum, const WeighKernels<A>& kernels,
+              const Image<A>& in, const void* from, const Image<A>& out, void* to)
+      : p(p),
+        sum(sum),
+        kernels(kernels),
+        in(in),
+        out(out),
+        to(to),
+        source(from),
+        channel(o.channel),
+        lines(in, from, sum.rows.count() + sum.in_step - 1),
+        taps(p, o, io, sum.tap_rows.count()),
+        result(out),
+        stream(streams()) {}
 
-  // Not with groups: zeros as far apart as theirs would take a plane of memory for each.
-  bool in_place() const { return sizeof(T) == sizeof(A) && o.activation.is_identity() && p.groups == 1; }
-  const T* spatial() const { return static_cast<const T*>(o.spatial) + sample * p.ss[0]; }
-  int64_t line(int64_t row, int64_t k) const { return (row % int64_t(held.size()) * p.taps() + k) * p.groups * pitch; }
-  void begin_row(const Pattern<A>& pattern, Row& row) const {
-    const size_t n = pattern.sources.size();
-    row.row.clear(), row.s_row.clear(), row.dx.clear(), row.pixel_steps.clear();
-    row.pixel.resize(n), row.s.resize(n);
-    const int64_t column = !p.has_spatial() ? 0 : in_place() ? p.ss[4] : 1;
-    row.s_step = p.scale * column, row.s_steps = row.every * row.s_step;
-    if (row.own_taps) row.s_step = column;
-    row.inside = 0, row.outside = row.width, row.column = -2 * row.every - row.width;
+  // Then the tile `later` of sample later_b, if there is one.
+  void run(int64_t b, const Tile& now, int64_t later_b, const Tile* later) {
+    tile = now;
+    ahead.clear();
+    if (later) look_ahead(later_b, *later);
+    if (b != sample) begin_sample(b);
+    const int64_t first_window = sum.tap_columns.least, windows = tile.cols + sum.tap_columns.count() - 1;
+    taps.begin(b, {tile.col + first_window, windows, p.cols});
+    columns = {tile.col * sum.in_step + sum.columns.least,
+               (tile.cols + block() - 1) * sum.in_step + sum.columns.count(), in.width};
+    const int64_t fits = std::max<int64_t>(1, kLineBytes / (lines.rows() * columns.count * lanes * int64_t(sizeof(A))));
+    const int64_t parts = (in.vectors.each() + fits - 1) / fits, most = (in.vectors.each() + parts - 1) / parts;
+    for (int64_t group = 0; group < p.groups; ++group) {
+      pack_taps(group);
+      if (group + 1 < p.groups) look_ahead(group + 1);
+      const int64_t end = (group + 1) * in.vectors.each();
+      for (int64_t v = group * in.vectors.each(); v < end; v += most) run_vectors(v, std::min(most, end - v));
+    }
   }
-  void add_source(Row& row, const Source& source, const T* pixels, const A* taps) const {
-    row.row.push_back(pixels), row.s_row.push_back(taps), row.dx.push_back(source.dx);
-    row.pixel_steps.push_back(pixels ? row.every * row.stride * row.pixel_step : 0);
-    // Columns j with 0 ≤ j·stride + dx < width.
-    row.inside = std::max(row.inside, (std::max<int64_t>(-source.dx, 0) + row.stride - 1) / row.stride);
-    const int64_t room = row.width - source.dx;
-    row.outside = std::min(row.outside, room > 0 ? (room + row.stride - 1) / row.stride : 0);
+
+ private:
+  static constexpr int64_t kLineBytes = 40 * 1024, kStreamBytes = int64_t(8) << 20;
+  const Problem& p;
+  Sum<A> sum;
+  const WeighKernels<A> kernels;
+  const Image<A> in, out;
+  void* const to;
+  const void* const source;
+  const void* const channel;
+  PixelLines<A> lines;
+  TapLines<A> taps;
+  ResultLine<A> result;
+  const bool stream;
+  Tile tile{};
+  Columns columns{};
+  Ahead ahead;
+  int64_t sample = -1;
+  Buffer<A> packed;  // the spatial taps of a group: (rows of the tile, patterns, blocks, sources, B)
+  std::vector<const A*> pixel;
+
+  // Rows that the next tile reads and this one does not.
+  void look_ahead(int64_t b, const Tile& t) {
+    const int64_t first_column = t.col * sum.in_step + sum.columns.least;
+    const int64_t end_column = (t.col + t.cols - 1) * sum.in_step + sum.columns.most + 1;
+    int64_t h = t.row * sum.in_step + sum.rows.least;
+    if (b == sample && t.col == tile.col)
+      h = std::max(h, (tile.row + tile.rows - 1) * sum.in_step + sum.rows.most + 1);
+    for (const int64_t last = (t.row + t.rows - 1) * sum.in_step + sum.rows.most; h <= last; ++h)
+      in.fetch(ahead, source, b, h, first_column, end_column);
+    ahead.spread(blocks() * in.vectors.count());
   }
-  // Zeros a group step apart, for as many groups as there are.
-  const A* zeros() {
-    if (p.has_spatial() && no_taps.size() == 1) no_taps.resize((p.groups - 1) * taps_step() + 1);
-    return no_taps.data();
+
+  int64_t block() const { return kernels.block; }
+  void begin_sample(int64_t b) {
+    sample = b;
+    for (auto& place : sum.places)
+      for (auto& pattern : place.patterns) pattern.pack_channel(p, channel, b, in.vectors);
+  }
+  // Large results would only push out of the caches what is read next.
+  bool streams() const {
+    bool aligned = out.in_place() && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
+    for (int axis : {0, 2, 3}) aligned = aligned && out.strides[axis] * sizeof(A) % kVectorBytes == 0;
+    return aligned && p.batch * out.strides[0] * int64_t(sizeof(A)) >= kStreamBytes;
+  }
+  // f(place, pattern, row of windows), in one order, for the outputs that exist.
+  template <class F>
+  void over_rows(const F& f) const {
+    for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
+      for (const auto& place : sum.places)
+        if (exists(place, i))
+          for (const auto& pattern : place.patterns) f(place, pattern, i);
+  }
+  bool exists(const Place<A>& place, int64_t i) const {
+    return i * sum.out_step + place.row < out.height && outputs(place) > 0;
+  }
+  int64_t outputs(const Place<A>& place) const {
+    const int64_t left = out.width - tile.col * sum.out_step - place.column;
+    return std::min(tile.cols, (left + sum.out_step - 1) / sum.out_step);
+  }
+
+  // Where the taps of row i of windows are packed.
+  A* packed_at(const Pattern<A>& pattern, int64_t i) {
+    return packed.data() + ((i - tile.row) * sum.taps + pattern.taps_before) * round_up(tile.cols, block());
+  }
+  void pack_taps(int64_t group) {
+    if (!p.has_spatial()) return;
+    packed.resize(tile.rows * sum.taps * round_up(tile.cols, block()));
+    if (!taps.in_place()) {
+      over_rows([&](const auto& place, const auto& pattern, int64_t i) {
+        for (int64_t t = 0; t < pattern.size(); ++t) pack_source(place, pattern, t, i, group);
+      });
+      return;
+    }
+    // Tap by tap, as they lie in memory.
+    for (const auto& place : sum.places)
+      for (const auto& pattern : place.patterns)
+        for (int64_t t = 0; t < pattern.size(); ++t)
+          for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
+            if (exists(place, i)) pack_source(place, pattern, t, i, group);
+  }
+  void pack_source(const Place<A>& place, const Pattern<A>& pattern, int64_t t, int64_t i, int64_t group) {
+    const Source& source = pattern.sources[t];
+    const int64_t at = tile.col + source.tap_column - taps.first();  // output 0's among those of the line
+    const A* line = taps.line(i * p.scale + source.tap_row, source.k, pattern.cell % p.scale);
+    BlockTaps<A>::pack(line ? line + group * taps.group_step() + at : nullptr, -at, taps.count() - at, pattern.size(),
+                       outputs(place), block(), packed_at(pattern, i) + t * block());
+  }
+  // The taps of another group, to be packed next.
+  void look_ahead(int64_t group) {
+    if (!p.has_spatial() || !taps.in_place()) return;
+    for (const auto& place : sum.places)
+      for (const auto& pattern : place.patterns)
+        for (const Source& source : pattern.sources)
+          for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
+            if (const A* line = taps.line(i * p.scale + source.tap_row, source.k, 0))
+              ahead.add(line + group * taps.group_step(), taps.count() * int64_t(sizeof(A)));
+    ahead.spread(blocks() * in.vectors.each());
+  }
+  // Of outputs, for one vector of channels.
+  int64_t blocks() const {
+    return tile.rows * int64_t(sum.places.size()) * (round_up(tile.cols, block()) / block());
+  }
+
+  void run_vectors(int64_t first, int64_t count) {
+    lines.begin(sample, columns, first, count);
+    over_rows([&](const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
+      const int64_t n = outputs(place), h = i * sum.out_step + place.row;
+      const int64_t w = tile.col * sum.out_step + place.column;
+      pixel.clear();
+      const A* line = nullptr;
+      int64_t row = sum.rows.least - 1;  // of the line: none yet
+      for (const Source& source : pattern.sources) {
+        if (source.row != row) line = lines.line(i * sum.in_step + (row = source.row));
+        pixel.push_back(line + (source.column - sum.columns.least) * lanes);
+      }
+      Weighing<A> o{pattern.size(), pixel.data(), 0, sum.in_step * lanes, packed_at(pattern, i), nullptr, n, nullptr, 0, false, stream, &ahead, block()};
+      const bool direct = out.in_place();
+      o.add = &pattern != &place.patterns.front();
+      const bool last = &pattern == &place.patterns.back();
+      o.out_step = direct ? sum.out_step * out.strides[3] : lanes;
+      o.out = direct ? static_cast<A*>(to) + out.offset(sample, out.vectors.first(first), h, w)
+              : o.add ? result.again() : result.begin(count, n);
+      o.stream = stream && place.patterns.size() == 1;
+      if (p.has_channel()) o.channel = pattern.channel.data() + first * pattern.size() * lanes;
+      for (int64_t v = 0; v < count; ++v) {
+        if (direct && !o.stream && h + sum.out_step < out.height)  // where the next row goes
+          for (int64_t j = 0; j < n; ++j) __builtin_prefetch(o.out + sum.out_step * out.strides[2] + j * o.out_step, 1, 3);
+        weigh_all(pattern.window ? kernels.window : kernels.any, o);
+        o.pixel_offset += lines.vector_step(), o.out += direct ? lanes : result.vector_step();
+        if (p.has_channel()) o.channel += pattern.size() * lanes;
+      }
+      if (!direct && last) result.write(to, sample, first, h, w, sum.out_step, n);
+    });
   }
 };
-
-// The sources of y at each phase.
-template <class A>
-std::vector<Pattern<A>> patterns_of_y(const Problem& p) {
-  std::vector<Pattern<A>> patterns(p.cells());
-  for (int64_t cell = 0; cell < p.cells(); ++cell)
-    for (int64_t k = 0; k < p.taps(); ++k)
-      patterns[cell].sources.push_back({k, cell, k / p.kw * p.dilation - p.pad_h(), k % p.kw * p.dilation - p.pad_w()});
-  return patterns;
-}
-// The sources of the gradient of x at each place within a stride: the windows that read it.
-template <class A>
-std::vector<Pattern<A>> patterns_of_x(const Problem& p) {
-  std::vector<Pattern<A>> patterns(p.stride * p.stride);
-  for (int64_t place = 0; place < p.stride * p.stride; ++place)
-    for (int64_t cell = 0; cell < p.cells(); ++cell)
-      for (int64_t k = 0; k < p.taps(); ++k) {
-        const int64_t y = place / p.stride + p.pad_h() - k / p.kw * p.dilation;
-        const int64_t x = place % p.stride + p.pad_w() - k % p.kw * p.dilation;
-        if (y % p.stride == 0 && x % p.stride == 0)
-          patterns[place].sources.push_back({k, cell, y / p.stride, x / p.stride});
-      }
-  return patterns;
-}
-
-template <class T>
-void forward_rows(const Problem& p, const Operands& o, Weigh<T, Accumulator<T>> weigh, const Tiles& tiles,
-                  int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  PixelRows<T> rows(p, o, 1);
-  typename PixelRows<T>::Row row;
-  auto patterns = patterns_of_y<A>(p);
-  int64_t sample = -1;
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / tiles.count();
-    if (b != sample) {
-      rows.begin_sample(sample = b);
-      for (auto& pattern : patterns) rows.pack_channel(pattern);
-    }
-    const Tile tile = tiles.at(p, task % tiles.count());
-    for (int64_t y = tile.row * p.scale; y < (tile.row + tile.rows) * p.scale; ++y) {
-      rows.need_taps(y);
-      for (int64_t v = 0; v < p.scale; ++v) {
-        const auto& pattern = patterns[y % p.scale * p.scale + v];
-        rows.begin_reads(pattern, y, 1, row);
-        for (int64_t j = 0; j < p.cols; ++j) {
-          const int64_t z = j * p.scale + v;
-          rows.at(row, j, z);
-          weigh(p, p.taps(), row.pixel.data(), row.s.data(), rows.taps_step(), pattern.channel.data(),
-                static_cast<T*>(o.y) + b * p.ys[0] + y * p.ys[2] + z * p.ys[3]);
-        }
-      }
-    }
-  }
-}
 
 }  // namespace dynfilters::cpu

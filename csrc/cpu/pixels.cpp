@@ -4,30 +4,78 @@
 
 namespace dynfilters::cpu {
 
+namespace {
+
+// What was written past the caches is there for every thread that is told to go on.
+inline void fence() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
+template <class A>
+Image<A> image_of(const Problem& p, const Access<A>& io, const int64_t (&strides)[4], bool of_y) {
+  return {io,
+          {strides[0], strides[1], strides[2], strides[3]},
+          of_y ? p.rows * p.scale : p.height,
+          of_y ? p.cols * p.scale : p.width,
+          {p.groups, p.group_channels(), kLanes<A>}};
+}
+
+template <class T>
+void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, int64_t begin,
+                 int64_t end) {
+  using A = Accumulator<T>;
+  WeighKernels<A> kernels{};
+  with_combine(p.combine, [&](auto op) { kernels = weigh_kernels<A, decltype(op)>(p, block_for(tiles.cols)); });
+  WeighPixels<T> pass(p, o, io, sum_for_y<A>(p), kernels, image_of<A>(p, io, p.xs, false), o.x,
+                      image_of<A>(p, io, p.ys, true), o.y);
+  for (int64_t task = begin; task < end; ++task) {
+    const Tile later = tiles.at(p, (task + 1) % tiles.count());
+    pass.run(task / tiles.count(), tiles.at(p, task % tiles.count()), (task + 1) / tiles.count(), task + 1 < end ? &later : nullptr);
+  }
+}
+
+template <class T>
+void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, int64_t chunks,
+                  int64_t begin, int64_t end) {
+  using A = Accumulator<T>;
+  WeighKernels<A> kernels{};
+  SumRow<A> sum_row = nullptr;
+  with_combine(p.combine, [&](auto op) {
+    kernels = weigh_kernels<A, decltype(op)>(p, block_for(tiles.cols)), sum_row = sums<A, decltype(op)>;
+  });
+  const auto of_x = image_of<A>(p, io, p.xs, false), of_y = image_of<A>(p, io, p.ys, true);
+  WeighPixels<T> grad_x(p, o, io, sum_for_x<A>(p), kernels, of_y, o.grad, image_of<A>(p, io, p.gs, false), o.grad_x);
+  SumPixels<T> grad_taps(p, o, io, sum_row, of_x, of_y);
+  A* partial = static_cast<A*>(o.partial);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t b = task / chunks, chunk = task % chunks, count = tiles.count();
+    grad_taps.begin_sample(b);
+    for (int64_t i = count * chunk / chunks; i < count * (chunk + 1) / chunks; ++i) {
+      const int64_t at = b * count + i + 1;
+      const Tile later = tiles.at(p, at % count);
+      if (o.grad_x) grad_x.run(b, tiles.at(p, i), at / count, at < (end - 1) / chunks * count + count * ((end - 1) % chunks + 1) / chunks ? &later : nullptr);
+      if (o.grad_spatial || partial) grad_taps.run(tiles.at(p, i));
+    }
+    if (partial) grad_taps.unpack(partial + task * p.channels * p.phases * p.taps());
+  }
+}
+
+}  // namespace
+
 bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Tiles& tiles, int64_t begin,
                     int64_t end) {
-  return with_short_access(storage, [&](auto io) {
-    using T = typename decltype(io)::storage;
-    Weigh<T, float> kernel = nullptr;
-    with_combine(p.combine, [&](auto op) { kernel = weigh<T, float, decltype(op)>; });
-    forward_rows<T>(p, o, kernel, tiles, begin, end);
-    return true;
-  });
+  with_short_access(storage, [&](auto io) { run_forward(p, io, o, tiles, begin, end); });
+  fence();
+  return true;
 }
 
 bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Tiles& tiles, int64_t chunks,
                      int64_t begin, int64_t end) {
-  return with_short_access(storage, [&](auto io) {
-    using T = typename decltype(io)::storage;
-    Weigh<T, float> kernel = nullptr;
-    SumPixels<T, float> sums = nullptr;
-    with_combine(p.combine, [&](auto op) {
-      kernel = weigh<T, float, decltype(op)>;
-      sums = sum_pixels<T, float, decltype(op)>;
-    });
-    backward_rows<T>(p, o, kernel, sums, tiles, chunks, begin, end);
-    return true;
-  });
+  with_short_access(storage, [&](auto io) { run_backward(p, io, o, tiles, chunks, begin, end); });
+  fence();
+  return true;
 }
 
 }  // namespace dynfilters::cpu

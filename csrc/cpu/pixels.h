@@ -1,152 +1,237 @@
-// Kernels for channels_last: vectors run along the channels of a pixel, which x and y hold side
-// by side; both are read and written in place (row by row, in pixel_rows.h).
+// The innermost kernels for channels: vectors run along the channels of a pixel, and neighbouring
+// outputs of a row share what they can. Operands lie in lines (lines.h): all pixels of a row for
+// one vector of channels after the other, with room around the row, so that every source of every
+// output is there.
 //
-// Every output pixel is a weighted sum of `n` source pixels: of x for y, of the gradient of y for
-// that of x. Where one lies outside the image, a page of zeros stands in for it, so that n and
-// the order of the sum are the same everywhere.
+// Every output is a weighted sum of `n` source pixels: of x for y, of the gradient of y for that
+// of x. Sums have one order, whatever is computed side by side.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "../combine.h"
-#include "../filter2d.h"
-#include "simd.h"
+#include "lines.h"
 
 namespace dynfilters::cpu {
 
-// out[c] = Σ over n sources of tap(s_t[group of c], channel[c, t]) · pixel_t[c].
-template <class T, class A>
-using Weigh = void (*)(const Problem& p, int64_t n, const T* const* pixel, const A* const* s, int64_t s_step,
-                       const A* channel, T* out);
-
-template <class T, class A, class Op, int NB>
-inline void weigh_some(int64_t n, const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c,
-                       T* out) {
-  constexpr int64_t lanes = kLanes<A>;
-  Vector<A> total[NB]{};
-  for (int64_t t = 0; t < n; ++t) {
-    const Vector<A> own = splat(Op::kSpatial ? s[t][at] : A(0));
-    const T* from = pixel[t] + c;
-#pragma GCC unroll 4
-    for (int i = 0; i < NB; ++i) {
-      Vector<A> weight{};
-      if constexpr (Op::kChannel) weight = load(channel + (i * n + t) * lanes);
-      total[i] += Op::tap(own, weight) * load_wide(from + i * lanes);
-    }
-  }
-  for (int i = 0; i < NB; ++i) store_narrow(out + c + i * lanes, total[i]);
-}
-
-// The same for all vectors of a group from c to end, with the spatial taps and addresses of nine
-// sources in registers.
-template <class T, class A, class Op>
-inline void weigh_nine(const T* const* pixel, const A* const* s, int64_t at, const A* channel, int64_t c, int64_t end,
-                       T* out) {
-  constexpr int64_t lanes = kLanes<A>;
-  Vector<A> own[9];
-  const T* from[9];
-  for (int t = 0; t < 9; ++t) own[t] = splat(Op::kSpatial ? s[t][at] : A(0)), from[t] = pixel[t];
-  for (; c < end; c += lanes, channel += 9 * lanes) {
-    Vector<A> total{};
-#pragma GCC unroll 9
-    for (int t = 0; t < 9; ++t) {
-      Vector<A> weight{};
-      if constexpr (Op::kChannel) weight = load(channel + t * lanes);
-      total += Op::tap(own[t], weight) * load_wide(from[t] + c);
-    }
-    store_narrow(out + c, total);
-  }
-}
-
-template <class T, class A, class Op>
-void weigh(const Problem& p, int64_t n, const T* const* pixel, const A* const* s, int64_t s_step, const A* channel,
-           T* out) {
-  constexpr int64_t lanes = kLanes<A>;
-  const int64_t width = p.group_channels(), rest = width % lanes, step = Op::kChannel ? n * lanes : 0;
-  for (int64_t g = 0, c = 0; g < p.groups; ++g) {
-    const int64_t end = c + width - rest, at = g * s_step;
-    if (sizeof(T) == 4 && n == 9) {
-      weigh_nine<T, A, Op>(pixel, s, at, channel, c, end, out);
-      channel += (end - c) / lanes * step, c = end;
-    }
-    for (; c + 4 * lanes <= end; c += 4 * lanes, channel += 4 * step)
-      weigh_some<T, A, Op, 4>(n, pixel, s, at, channel, c, out);
-    for (; c + 2 * lanes <= end; c += 2 * lanes, channel += 2 * step)
-      weigh_some<T, A, Op, 2>(n, pixel, s, at, channel, c, out);
-    for (; c < end; c += lanes, channel += step) weigh_some<T, A, Op, 1>(n, pixel, s, at, channel, c, out);
-    for (int64_t i = 0; i < rest; ++i, ++c) {
-      A total = 0;
-      for (int64_t t = 0; t < n; ++t)
-        total +=
-            Op::tap(Op::kSpatial ? s[t][at] : A(0), Op::kChannel ? channel[t * lanes + i] : A(0)) * widen(pixel[t][c]);
-      narrow(total, out + c);
-    }
-    if (rest) channel += step;
-  }
-}
-
-// For two windows at once, p = g[c] · pixel_t[c]: s_sums[t, group] = Σ_c d_spatial(p, channel[c, t])
-// over the group's channels, c_sums[c, t] += d_channel(p, s_t[group of c]).
-template <class T, class A>
-struct PixelSums {
-  const T* g[2];
-  const T* const* pixel[2];
-  const A* const* s[2];
-  A* s_sums[2];                 // (taps, groups), s_sums_step from one to the next
-  int64_t s_step, s_sums_step;  // s_step: of s, from a group to the next
-  const A* channel;
-  A* c_sums;  // packed as channel
+// For blocks of B neighbouring outputs of one vector of channels:
+// out[j] (+)= Σ over sources t of tap(s_t[j], channel[t]) · pixel_t[j].
+template <class A>
+struct Weighing {
+  int64_t n;
+  const A* const* pixel;  // pixel_t[j] lies pixel_offset + j·pixel_step from here
+  int64_t pixel_offset, pixel_step;
+  const A* s;        // (blocks, n, B)
+  const A* channel;  // (n, lanes)
+  int64_t count;     // of outputs; there are pixels and taps for whole blocks
+  A* out;
+  int64_t out_step;
+  bool add;
+  bool stream;  // past the caches: out is aligned and not soon read again
+  Ahead* ahead;  // a share of it for each block
+  int64_t block;     // B
 };
+template <class A>
+using Weigh = void (*)(const Weighing<A>&);
 
-template <class T, class A>
-using SumPixels = void (*)(const Problem& p, const PixelSums<T, A>& sums);
-
-template <class T, class A, class Op, int NT>
-void sum_some_pixels(const Problem& p, int64_t group, int64_t done, const PixelSums<T, A>& o) {
-  constexpr int64_t lanes = kLanes<A>;
-  const int64_t n = p.taps(), width = p.group_channels(), end = (group + 1) * width, whole = end - width % lanes;
-  Vector<A> own[NT][2], total[NT][2]{};
-  const T *pixel[NT][2], *grad[2] = {o.g[0], o.g[1]};
-  for (int t = 0; t < NT; ++t)
-    for (int w = 0; w < 2; ++w) {
-      own[t][w] = splat(Op::kSpatial ? o.s[w][done + t][group * o.s_step] : A(0));
-      pixel[t][w] = o.pixel[w][done + t];
-    }
-  const int64_t at = Op::kChannel ? (group * round_up(width, lanes) * n + done * lanes) : 0;
-  const A* channel = o.channel + at;
-  A* c_sums = o.c_sums + at;
-  int64_t c = group * width;
-  for (; c < whole; c += lanes, channel += n * lanes, c_sums += n * lanes) {
-    const Vector<A> g[2] = {load_wide(grad[0] + c), load_wide(grad[1] + c)};
-#pragma GCC unroll 3
-    for (int t = 0; t < NT; ++t) {
-      const Vector<A> product[2] = {g[0] * load_wide(pixel[t][0] + c), g[1] * load_wide(pixel[t][1] + c)};
-      if constexpr (Op::kSpatial) {
-        Vector<A> weight{};
-        if constexpr (Op::kChannel) weight = load(channel + t * lanes);
-        total[t][0] += Op::d_spatial(product[0], weight), total[t][1] += Op::d_spatial(product[1], weight);
-      }
-      if constexpr (Op::kChannel)
-        store(c_sums + t * lanes,
-              load(c_sums + t * lanes) + Op::d_channel(product[0], own[t][0]) + Op::d_channel(product[1], own[t][1]));
-    }
-  }
-  for (int t = 0; t < NT; ++t)
-    for (int w = 0; w < 2; ++w) {
-      A spatial = sum<A>(total[t][w]);
-      for (int64_t i = 0; i < end - whole; ++i) {
-        const A product = widen(grad[w][whole + i]) * widen(pixel[t][w][whole + i]);
-        if constexpr (Op::kSpatial) spatial += Op::d_spatial(product, Op::kChannel ? channel[t * lanes + i] : A(0));
-        if constexpr (Op::kChannel) c_sums[t * lanes + i] += Op::d_channel(product, own[t][w][0]);
-      }
-      if constexpr (Op::kSpatial) o.s_sums[w][((done + t) * p.groups + group) * o.s_sums_step] = spatial;
-    }
+template <class A>
+inline void put(A* out, Vector<A> value, bool stream) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4)
+    if (stream) return _mm512_stream_ps(out, (__m512)value);
+#endif
+  store(out, value);
 }
 
-template <class T, class A, class Op>
-void sum_pixels(const Problem& p, const PixelSums<T, A>& o) {
-  for (int64_t g = 0; g < p.groups; ++g) {
-    int64_t done = 0;
-    for (; done + 3 <= p.taps(); done += 3) sum_some_pixels<T, A, Op, 3>(p, g, done, o);
-    for (; done < p.taps(); ++done) sum_some_pixels<T, A, Op, 1>(p, g, done, o);
+// Whole blocks; the sources are any.
+template <class A, class Op, int B>
+void weigh_any(const Weighing<A>& o) {
+  const A* s = o.s;
+  for (int64_t j = 0; j < o.count; j += B, s += o.n * B) {
+    o.ahead->fetch();
+    A* out = o.out + j * o.out_step;
+    Vector<A> total[B]{};
+    for (int p = 0; o.add && p < B; ++p) total[p] = load(out + p * o.out_step);
+    for (int64_t t = 0; t < o.n; ++t) {
+      Vector<A> weight{};
+      if constexpr (Op::kChannel) weight = load(o.channel + t * kLanes<A>);
+      const A* pixel = o.pixel[t] + o.pixel_offset + j * o.pixel_step;
+#pragma GCC unroll 8
+      for (int p = 0; p < B; ++p)
+        total[p] += Op::tap(splat(Op::kSpatial ? s[t * B + p] : A(0)), weight) * load(pixel + p * o.pixel_step);
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < B; ++p) put(out + p * o.out_step, total[p], o.stream);
   }
+}
+
+// What a row of a window adds to a block: neighbouring outputs share its columns.
+template <class A, class Op, int K, int B>
+DYNFILTERS_INLINE void add_window_row(const A* pixel, const A* s, const A* channel, Vector<A>* total) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> column[B + K - 1];
+#pragma GCC unroll 14
+  for (int i = 0; i < B + K - 1; ++i) {
+    column[i] = load(pixel + i * lanes);
+    // Where one load may serve many products, it must not be made anew for each.
+    if (!Op::kChannel) asm("" : "+v"(column[i]));
+  }
+#pragma GCC unroll 7
+  for (int i = 0; i < K; ++i) {
+    Vector<A> weight{};
+    if constexpr (Op::kChannel) weight = load(channel + i * lanes);
+#pragma GCC unroll 8
+    for (int p = 0; p < B; ++p) total[p] += Op::tap(splat(Op::kSpatial ? s[i * B + p] : A(0)), weight) * column[i + p];
+  }
+}
+
+// The same where the sources are a window of K rows and columns, and each output's begins one pixel
+// behind the last one's.
+template <class A, class Op, int K, int B>
+void weigh_window(const Weighing<A>& o) {
+  constexpr int64_t lanes = kLanes<A>;
+  const A *s = o.s, *rows[K];
+  for (int i = 0; i < K; ++i) rows[i] = o.pixel[i * K] + o.pixel_offset;
+  A* out = o.out;
+  const int64_t step = o.out_step;
+  const bool add = o.add, stream = o.stream;
+  for (int64_t left = o.count; left > 0; left -= B) {
+    o.ahead->fetch();
+    Vector<A> total[B]{};
+    if (add)
+#pragma GCC unroll 8
+      for (int p = 0; p < B; ++p) total[p] = load(out + p * step);
+    if constexpr (K == 3) {
+      add_window_row<A, Op, K, B>(rows[0], s, o.channel, total);
+      add_window_row<A, Op, K, B>(rows[1], s + K * B, o.channel + K * lanes, total);
+      add_window_row<A, Op, K, B>(rows[2], s + 2 * K * B, o.channel + 2 * K * lanes, total);
+    } else {
+      for (int i = 0; i < K; ++i)
+        add_window_row<A, Op, K, B>(rows[i], s + i * K * B, o.channel + i * K * lanes, total);
+    }
+    for (int i = 0; i < K; ++i) rows[i] += B * lanes;
+    s += K * K * B;
+#pragma GCC unroll 8
+    for (int p = 0; p < B; ++p, out += step) put(out, total[p], stream);
+  }
+}
+
+// All outputs: those of a last block that is not whole go by a block of their own.
+template <class A>
+void weigh_all(Weigh<A> blocks, Weighing<A>& o) {
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t some = o.count % o.block, whole = o.count - some;
+  if (!some) return blocks(o);
+  Weighing<A> part = o;
+  part.count = whole;
+  if (whole) blocks(part);
+  alignas(64) A room[8 * lanes];
+  A* out = o.out + whole * o.out_step;
+  for (int64_t p = 0; o.add && p < some; ++p) store(room + p * lanes, load(out + p * o.out_step));
+  part.count = o.block, part.pixel_offset += whole * o.pixel_step, part.s += whole * o.n;
+  part.out = room, part.out_step = lanes, part.stream = false;
+  blocks(part);
+  for (int64_t p = 0; p < some; ++p) store(out + p * o.out_step, load(room + p * lanes));
+}
+
+// Of a problem: for windows of neighbours, and for any sources.
+template <class A>
+struct WeighKernels {
+  int64_t block;
+  Weigh<A> window, any;
+};
+template <class A, class Op, int B>
+WeighKernels<A> weigh_kernels(const Problem& p) {
+  return {B, p.kh == 3 ? weigh_window<A, Op, 3, B> : p.kh == 5 ? weigh_window<A, Op, 5, B> : weigh_window<A, Op, 7, B>,
+          weigh_any<A, Op, B>};
+}
+template <class A, class Op>
+WeighKernels<A> weigh_kernels(const Problem& p, int64_t block) {
+#if defined(__AVX512F__)
+  return block == 7 ? weigh_kernels<A, Op, 7>(p) : weigh_kernels<A, Op, 8>(p);
+#else
+  return weigh_kernels<A, Op, 4>(p);
+#endif
+}
+
+// For some outputs j of the channels of a group, with p = g[j] · pixel_t[j]:
+// s_sums[t, j] = Σ_c d_spatial(p, channel[c, t]), c_sums[c, t] += Σ_j d_channel(p, s_t[j]).
+// Both are made although one alone may be wanted, which is rare.
+template <class A>
+struct Summing {
+  int64_t n, vectors;
+  const A* const* pixel;
+  const A* const* s;
+  int64_t pixel_offset, pixel_step, pixel_vector;  // the last one: from a vector to the next
+  int64_t s_offset;
+  const A* g;
+  int64_t g_step, g_vector;
+  const A* channel;  // (vectors, n, lanes)
+  A* c_sums;         // likewise
+  int64_t count;     // of outputs
+  A* s_sums;         // s_sums_step from a source to the next
+  int64_t s_sums_step;
+  Ahead* ahead;  // a share of it for each block of outputs
+};
+template <class A>
+using SumRow = void (*)(const Summing<A>&);
+
+// Sources t and following, NT of them, for the outputs j and following, NP of them.
+template <class A, class Op, int NT, int NP>
+void sum_some(const Summing<A>& o, int64_t t, int64_t j) {
+  constexpr int64_t lanes = kLanes<A>;
+  const A *pixel[NT], *own[NT], *g = o.g + j * o.g_step, *channel = o.channel + t * lanes;
+  A* c_sums = o.c_sums + t * lanes;
+  const int64_t step = o.pixel_step, g_step = o.g_step, tap_vector = o.n * lanes;
+  for (int i = 0; i < NT; ++i) {
+    pixel[i] = o.pixel[t + i] + o.pixel_offset + j * step;
+    own[i] = Op::kSpatial ? o.s[t + i] + o.s_offset + j : nullptr;
+  }
+  Vector<A> total[lanes]{};  // (NT, NP)
+  for (int64_t left = o.vectors, pixel_vector = o.pixel_vector, g_vector = o.g_vector; left > 0; --left) {
+    Vector<A> grad[NP];
+#pragma GCC unroll 4
+    for (int p = 0; p < NP; ++p) grad[p] = load(g + p * g_step);
+#pragma GCC unroll 3
+    for (int i = 0; i < NT; ++i) {
+      Vector<A> weight{}, sums{};
+      if constexpr (Op::kSpatial && Op::kChannel) weight = load(channel + i * lanes);
+      if constexpr (Op::kChannel) sums = load(c_sums + i * lanes);
+#pragma GCC unroll 4
+      for (int p = 0; p < NP; ++p) {
+        const Vector<A> product = grad[p] * load(pixel[i] + p * step);
+        if constexpr (Op::kSpatial) total[i * NP + p] += Op::d_spatial(product, weight);
+        if constexpr (Op::kChannel) sums += Op::d_channel(product, splat(Op::kSpatial ? own[i][p] : A(0)));
+      }
+      if constexpr (Op::kChannel) store(c_sums + i * lanes, sums);
+      pixel[i] += pixel_vector;
+    }
+    g += g_vector;
+    if constexpr (Op::kChannel) channel += tap_vector, c_sums += tap_vector;
+  }
+  if constexpr (Op::kSpatial) {
+    static_assert(NT * NP <= lanes);
+    A found[lanes];
+    store(found, sums_of<A>(total));
+    for (int i = 0; i < NT; ++i)
+      for (int p = 0; p < NP; ++p) o.s_sums[(t + i) * o.s_sums_step + j + p] = found[i * NP + p];
+  }
+}
+
+template <class A, class Op, int NP>
+void sum_outputs(const Summing<A>& o, int64_t j) {
+  int64_t t = 0;
+  for (; t + 3 <= o.n; t += 3) sum_some<A, Op, 3, NP>(o, t, j);
+  for (; t < o.n; ++t) sum_some<A, Op, 1, NP>(o, t, j);
+}
+
+template <class A, class Op>
+void sums(const Summing<A>& o) {
+  constexpr int most = kVectorBytes == 64 ? 4 : 2;  // by the registers there are
+  int64_t j = 0;
+  for (; j + most <= o.count; j += most) o.ahead->fetch(), sum_outputs<A, Op, most>(o, j);
+  for (; j < o.count; ++j) sum_outputs<A, Op, 1>(o, j);
 }
 
 }  // namespace dynfilters::cpu

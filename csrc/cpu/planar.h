@@ -7,9 +7,6 @@
 
 namespace dynfilters::cpu {
 
-inline const void* at(const void* base, int64_t bytes) { return static_cast<const char*>(base) + bytes; }
-inline void* at(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
-
 template <class A>
 class Packer {
  public:

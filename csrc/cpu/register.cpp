@@ -27,9 +27,9 @@ bool over_tasks(int64_t tasks, const F& run) {
 }
 // The fastest way, or where that cannot serve the values, the one that serves all.
 template <class F>
-void run_best(const Problem& p, const Tensor& x, bool dense, bool pixels, const F& run) {
+void run_best(const Problem& p, const Tensor& x, const Layout& layout, const F& run) {
   const int64_t bytes = x.element_size();
-  if (!run(route_of(p, bytes, dense, pixels))) run(planar_route(p, std::max<int64_t>(bytes, 4)));
+  if (!run(route_of(p, bytes, layout))) run(planar_route(p, std::max<int64_t>(bytes, 4)));
 }
 
 struct Gradients {
@@ -56,7 +56,7 @@ Tensor run_forward(Problem p, const Tensor& x, const OptionalTensor& spatial, co
   Operands o{};
   o.x = x.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel), o.y = y.mutable_data_ptr();
   o.activation = activation;
-  run_best(p, x, x.is_contiguous(), is_channels_last(x), [&](const Route& route) {
+  run_best(p, x, {true, x.is_contiguous(), is_channels_last(x)}, [&](const Route& route) {
     return over_tasks(p.batch * route.tiles.count(),
                       [&](int64_t begin, int64_t end) { return forward(p, storage, o, route, begin, end); });
   });
@@ -87,7 +87,7 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
   o.grad_spatial = want.spatial ? gs.mutable_data_ptr() : nullptr;
   o.activation = activation;
   const bool dense = x.is_contiguous() && grad.is_contiguous(), pixels = is_channels_last(x) && grad.stride(1) == 1;
-  run_best(p, x, dense, pixels, [&](const Route& route) {
+  run_best(p, x, {false, dense, pixels}, [&](const Route& route) {
     const int64_t chunks = chunks_of(p, route.tiles), sums = p.batch * chunks * p.channels * p.phases * p.taps();
     Tensor partial = torch::stable::new_empty(x, Sizes{want.channel ? sums : 0}, accumulator);
     o.partial = want.channel ? partial.mutable_data_ptr() : nullptr;
@@ -103,16 +103,16 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
 }
 
 Tensor forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, Sizes kernel_size, int64_t stride,
-                   int64_t dilation, int64_t scale, std::string combine) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+                   int64_t dilation, int64_t scale, Text combine) {
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   return run_forward(p, x, spatial, widened(channel), {});
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel,
                                                 Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale,
-                                                std::string combine, bool want_x, bool want_spatial,
+                                                Text combine, bool want_x, bool want_spatial,
                                                 bool want_channel) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Gradients g = run_backward(p, grad, x, spatial, widened(channel), {}, {want_x, want_spatial, want_channel});
   return {g.x, g.spatial, torch::stable::to(g.channel, x.scalar_type())};
 }
@@ -184,23 +184,23 @@ class Channel {
 };
 
 Tensor activated_forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std,
-                             Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, std::string combine,
-                             std::string spatial_activation, std::string channel_activation, double spatial_gain,
+                             Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, Text combine,
+                             Text spatial_activation, Text channel_activation, double spatial_gain,
                              double channel_gain, double eps) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
-  const Channel taps(p, x, channel, channel_std, activation_named(channel_activation, channel_gain, eps));
-  return run_forward(p, x, spatial, taps.activated(), activation_named(spatial_activation, spatial_gain, eps));
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Channel taps(p, x, channel, channel_std, activation_named(take(channel_activation), channel_gain, eps));
+  return run_forward(p, x, spatial, taps.activated(), activation_named(take(spatial_activation), spatial_gain, eps));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cpu(
     Tensor grad, Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std,
-    Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, std::string combine,
-    std::string spatial_activation, std::string channel_activation, double spatial_gain, double channel_gain,
+    Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, Text combine,
+    Text spatial_activation, Text channel_activation, double spatial_gain, double channel_gain,
     double eps, bool want_x, bool want_spatial, bool want_channel, bool want_std) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
-  const Channel taps(p, x, channel, channel_std, activation_named(channel_activation, channel_gain, eps));
+  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Channel taps(p, x, channel, channel_std, activation_named(take(channel_activation), channel_gain, eps));
   const Gradients g =
-      run_backward(p, grad, x, spatial, taps.activated(), activation_named(spatial_activation, spatial_gain, eps),
+      run_backward(p, grad, x, spatial, taps.activated(), activation_named(take(spatial_activation), spatial_gain, eps),
                    {want_x, want_spatial, want_channel || want_std});
   const auto of_channel = taps.differentiate(x, g.channel, want_channel, want_std);
   return {g.x, g.spatial, of_channel.raw, of_channel.std};

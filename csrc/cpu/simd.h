@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 namespace dynfilters::cpu {
 
@@ -121,6 +123,20 @@ inline A sum(typename Lanes<A, kCount>::type v) {
     return sum<A, kCount / 2>(half[0] + half[1]);
   }
 }
+
+// Memory whose vectors lie each in one line of the caches.
+template <class A>
+struct LineAllocator {
+  using value_type = A;
+  LineAllocator() = default;
+  template <class B>
+  LineAllocator(const LineAllocator<B>&) {}
+  A* allocate(size_t n) { return static_cast<A*>(::operator new(n * sizeof(A), std::align_val_t(64))); }
+  void deallocate(A* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  bool operator==(const LineAllocator&) const = default;
+};
+template <class A>
+using Buffer = std::vector<A, LineAllocator<A>>;
 
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 

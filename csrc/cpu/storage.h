@@ -14,6 +14,8 @@ struct Access {
   int64_t bytes;
   void (*read)(const void* from, int64_t rows, int64_t row_stride, int64_t cols, int64_t col_stride, A* to,
                int64_t pitch);
+  // The same of vectors that lie side by side in a row, to lines of their own: (vectors, rows, lanes).
+  void (*read_vectors)(const void* from, int64_t rows, int64_t row_stride, int64_t vectors, A* to, int64_t line);
   void (*write)(const A* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride,
                 int64_t col_stride);
 };
@@ -25,7 +27,7 @@ inline void read_row(const T* from, int64_t n, Accumulator<T>* to) {
   constexpr int64_t lanes = kLanes<A>;
   if (n >= lanes) {
     for (int64_t j = 0; j + lanes <= n; j += lanes) store(to + j, load_wide(from + j));
-    store(to + n - lanes, load_wide(from + n - lanes));
+    if (n % lanes) store(to + n - lanes, load_wide(from + n - lanes));
   } else {
     for (int64_t j = 0; j < n; ++j) to[j] = widen(from[j]);
   }
@@ -36,7 +38,7 @@ inline void write_row(const Accumulator<T>* from, int64_t n, T* to) {
   constexpr int64_t lanes = kLanes<A>;
   if (n >= lanes) {
     for (int64_t j = 0; j + lanes <= n; j += lanes) store_narrow(to + j, load(from + j));
-    store_narrow(to + n - lanes, load(from + n - lanes));
+    if (n % lanes) store_narrow(to + n - lanes, load(from + n - lanes));
   } else {
     for (int64_t j = 0; j < n; ++j) narrow(from[j], to + j);
   }
@@ -53,6 +55,14 @@ void read_block(const void* from, int64_t rows, int64_t row_stride, int64_t cols
       for (int64_t j = 0; j < cols; ++j) to[j] = widen(source[j * col_stride]);
 }
 template <class T>
+void read_vectors(const void* from, int64_t rows, int64_t row_stride, int64_t vectors, Accumulator<T>* to,
+                  int64_t line) {
+  constexpr int64_t lanes = kLanes<Accumulator<T>>;
+  auto source = static_cast<const T*>(from);
+  for (int64_t v = 0; v < vectors; ++v, source += lanes, to += line)
+    for (int64_t i = 0; i < rows; ++i) store(to + i * lanes, load_wide(source + i * row_stride));
+}
+template <class T>
 void write_block(const Accumulator<T>* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride,
                  int64_t col_stride) {
   auto target = static_cast<T*>(to);
@@ -66,7 +76,7 @@ void write_block(const Accumulator<T>* from, int64_t pitch, int64_t rows, int64_
 template <class T>
 struct AccessTo : Access<Accumulator<T>> {
   using storage = T;
-  AccessTo() : Access<Accumulator<T>>{int64_t(sizeof(T)), read_block<T>, write_block<T>} {}
+  AccessTo() : Access<Accumulator<T>>{int64_t(sizeof(T)), read_block<T>, read_vectors<T>, write_block<T>} {}
 };
 
 }  // namespace dynfilters::cpu

@@ -7,7 +7,7 @@ namespace {
 // The taps of a tile are read again for every channel: they should stay in the nearest caches, and
 // must not take more than kMostBytes, however large the kernel.
 constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 256 * 1024;
-constexpr int64_t kPixelBytes = 256 * 1024;  // a tile of channels_last rows stays in L2
+constexpr int64_t kPixelBytes = 40 * 1024, kSlabBytes = 256 * 1024;
 constexpr int64_t kTasks = 64;               // enough for the threads of most machines
 
 int64_t pieces(int64_t size, int64_t most) { return (size + most - 1) / most; }
@@ -16,6 +16,17 @@ Tiles cut(const Problem& p, int64_t rows, int64_t cols) {
   const int64_t down = pieces(p.rows, std::clamp<int64_t>(rows, 1, p.rows));
   const int64_t across = pieces(p.cols, std::clamp<int64_t>(cols, 1, p.cols));
   return {pieces(p.rows, down), pieces(p.cols, across), down, across};
+}
+// Of a tile, the rows of a vector of channels stay in L1, or for a large kernel near it; its taps and all
+// that its windows read in L2.
+Tiles pixel_tiles(const Problem& p) {
+  const int64_t reach = (p.kh - 1) * p.dilation, least = 4 * (reach / p.stride) + 1;
+  const int64_t columns = kPixelBytes / ((reach + 1) * kVectorBytes) - (p.kw - 1) * p.dilation - 8;
+  const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>(columns / p.stride, 16)));
+  const int64_t fits = kSlabBytes / (cols * p.stride * p.stride * p.channels * 4) - reach / p.stride;
+  const int64_t shared = pieces(p.rows, pieces(kTasks, std::max<int64_t>(p.batch, 1)));
+  const int64_t most = std::max<int64_t>(kMostBytes / (cols * p.taps() * p.cells() * 4), 1);
+  return cut(p, std::min(most, std::max(std::min(shared, fits), std::min(least, shared))), cols);
 }
 }  // namespace
 
@@ -28,11 +39,14 @@ Route planar_route(const Problem& p, int64_t element_bytes) {
   return {Way::kPlanar, cut(p, std::min(std::max(least, positions / cols), std::max<int64_t>(most / cols, 1)), cols)};
 }
 
-Route route_of(const Problem& p, int64_t element_bytes, bool dense, bool pixels) {
-  if (pixels && element_bytes <= 4 && p.channels * 4 >= kVectorBytes) {
-    const int64_t row = p.cols * p.channels * p.cells() * element_bytes;
-    return {Way::kPixels, cut(p, kPixelBytes / row, p.cols)};
-  }
+Route route_of(const Problem& p, int64_t element_bytes, const Layout& layout) {
+  // A vector of channels shares one tap of a large kernel, which pays for turning dense planes over; one of
+  // pixels needs as many taps as pixels.
+  const bool turned = layout.forward && layout.dense && !p.has_channel() && p.taps() >= 25;
+  const int64_t channels = turned ? p.group_channels() : p.channels;
+  if ((turned || layout.pixels) && element_bytes <= 4 && channels * 4 >= kVectorBytes)
+    return {Way::kPixels, pixel_tiles(p)};
+  const bool dense = layout.dense;
   if (dense && element_bytes >= 4 && p.stride == 1 && p.scale == 1 && p.combine != Combine::kAdd) {
     const int64_t row = p.taps() * p.width * element_bytes;
     const Tiles tiles = cut(p, kFlatBytes / row, p.width);

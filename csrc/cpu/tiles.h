@@ -25,7 +25,7 @@ struct Tiles {
 enum class Way {
   kPlanar,  // any strides: packed, tile by tile (plan.h)
   kFlat,    // dense planes, read in place (flat.h)
-  kPixels,  // channels side by side, read in place (pixel_rows.h)
+  kPixels,  // vectors of channels, packed (pixel_rows.h)
 };
 
 struct Route {
@@ -34,9 +34,14 @@ struct Route {
 };
 
 Route planar_route(const Problem& p, int64_t element_bytes);
-// The fastest way that serves the problem. dense: x, y and their gradients are contiguous.
-// pixels: those that are read have their channels side by side, and x as nothing else.
-Route route_of(const Problem& p, int64_t element_bytes, bool dense, bool pixels);
+// How the tensors of a pass lie in memory.
+struct Layout {
+  bool forward;
+  bool dense;   // x, y and their gradients are contiguous
+  bool pixels;  // those that are read have their channels side by side, and x as nothing else
+};
+// The fastest way that serves the problem.
+Route route_of(const Problem& p, int64_t element_bytes, const Layout& layout);
 // How many tasks a sample is cut into where each needs a sum of its own for grad channel.
 int64_t chunks_of(const Problem& p, const Tiles& tiles);
 

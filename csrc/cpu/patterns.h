@@ -1,0 +1,146 @@
+// Which pixels a row of outputs reads, and by which taps: of x for y, of the gradient of y for that
+// of x. Both are the same kind of sum, of other places.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "lines.h"
+
+namespace dynfilters::cpu {
+
+// A source of the outputs of a window (i, j): the pixel (row, column) from (i, j)·Sum::in_step in the
+// image that is read, by tap k of the window (tap_row / scale, tap_column) away, in its row tap_row of y.
+struct Source {
+  int64_t k, row, column, tap_row, tap_column;
+};
+
+// All sources at one phase of the windows.
+template <class A>
+struct Pattern {
+  int64_t cell = 0;         // the phase
+  int64_t taps_before = 0;  // those of the patterns before this one
+  std::vector<Source> sources;
+  int64_t window = 0;      // K, if they are K rows and columns of 3, 5 or 7, one apart
+  Buffer<A> channel;  // their channel taps: (vectors, sources, lanes)
+
+  int64_t size() const { return int64_t(sources.size()); }
+  // Of a sample; those of lanes without a channel are zero.
+  void pack_channel(const Problem& p, const void* taps, int64_t b, const ChannelVectors& vectors) {
+    if (!p.has_channel()) return;
+    channel.resize(vectors.count() * size() * vectors.lanes);
+    Buffer<A> columns(round_up(p.taps(), vectors.lanes) * vectors.lanes);
+    const A* all = static_cast<const A*>(taps);
+    const A* end = all + (p.batch - 1) * p.cs[0] + (p.channels - 1) * p.cs[1] + (p.taps() - 1) * p.cs[2] +
+                   (p.phases - 1) * p.cs[3] + 1;
+    A* to = channel.data();
+    for (int64_t v = 0; v < vectors.count(); ++v) {
+      const A* from = all + b * p.cs[0] + vectors.first(v) * p.cs[1] +
+                      (p.phases > 1 ? cell : 0) * p.cs[3];
+      transpose_taps(p, from, end, vectors.size(v), columns.data());
+      for (const Source& source : sources) to = std::copy_n(columns.data() + source.k * vectors.lanes, vectors.lanes, to);
+    }
+  }
+
+ private:
+  // (channels, taps) to (taps, lanes). Whole blocks reach beyond the taps, though never to `end`.
+  static void transpose_taps(const Problem& p, const A* from, const A* end, int64_t count, A* to) {
+    constexpr int64_t lanes = kLanes<A>;
+    const int64_t reach = (lanes - 1) * p.cs[1] + round_up(p.taps(), lanes);
+    if (p.cs[2] == 1 && count == lanes && reach <= end - from) {
+      for (int64_t k = 0; k < p.taps(); k += lanes) transpose_block(from + k, p.cs[1], to + k * lanes, lanes);
+    } else {
+      for (int64_t k = 0; k < p.taps(); ++k)
+        for (int64_t i = 0; i < lanes; ++i) to[k * lanes + i] = i < count ? from[i * p.cs[1] + k * p.cs[2]] : A(0);
+    }
+  }
+};
+
+// Outputs at (row, column) of the out_step × out_step places that a window stands for. Their patterns
+// add up.
+template <class A>
+struct Place {
+  int64_t row, column;
+  std::vector<Pattern<A>> patterns;
+};
+
+// How far the sources of a window reach, in one of their directions.
+struct Extent {
+  int64_t least = 0, most = 0;
+  int64_t count() const { return most - least + 1; }
+};
+
+// All sums of a pass.
+template <class A>
+struct Sum {
+  int64_t in_step, out_step;
+  std::vector<Place<A>> places;
+  Extent rows, columns, tap_rows, tap_columns;
+  int64_t taps = 0;  // of all patterns
+
+  // Once all places are there.
+  void measure() {
+    rows = reach(&Source::row), columns = reach(&Source::column);
+    tap_rows = reach(&Source::tap_row), tap_columns = reach(&Source::tap_column);
+    for (auto& place : places)
+      for (auto& pattern : place.patterns) pattern.taps_before = taps, taps += pattern.size();
+  }
+
+ private:
+  Extent reach(int64_t Source::* of) const {
+    bool first = true;
+    Extent found;
+    for (const auto& place : places)
+      for (const auto& pattern : place.patterns)
+        for (const Source& source : pattern.sources) {
+          const int64_t at = source.*of;
+          found = first ? Extent{at, at} : Extent{std::min(found.least, at), std::max(found.most, at)};
+          first = false;
+        }
+    return found;
+  }
+};
+
+inline int64_t window_of(const Problem& p) {
+  const bool window = p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7) && p.stride == 1 && p.dilation == 1;
+  return window ? p.kh : 0;
+}
+
+// y: at each phase, the pixels under the taps.
+template <class A>
+Sum<A> sum_for_y(const Problem& p) {
+  Sum<A> sum{p.stride, p.scale, {}, {}, {}, {}, {}, 0};
+  for (int64_t cell = 0; cell < p.cells(); ++cell) {
+    Pattern<A> pattern{cell, 0, {}, window_of(p), {}};
+    for (int64_t k = 0; k < p.taps(); ++k)
+      pattern.sources.push_back({k, k / p.kw * p.dilation - p.pad_h(), k % p.kw * p.dilation - p.pad_w(),
+                                 cell / p.scale, 0});
+    sum.places.push_back({cell / p.scale, cell % p.scale, {pattern}});
+  }
+  sum.measure();
+  return sum;
+}
+
+// The gradient of x: at each place within a stride, the windows that read it, at all their phases.
+template <class A>
+Sum<A> sum_for_x(const Problem& p) {
+  Sum<A> sum{p.scale, p.stride, {}, {}, {}, {}, {}, 0};
+  for (int64_t place = 0; place < p.stride * p.stride; ++place) {
+    const int64_t a = place / p.stride, b = place % p.stride;
+    sum.places.push_back({a, b, {}});
+    for (int64_t cell = 0; cell < p.cells(); ++cell) {
+      const int64_t u = cell / p.scale, v = cell % p.scale;
+      Pattern<A> pattern{cell, 0, {}, p.scale == 1 ? window_of(p) : 0, {}};
+      for (int64_t k = p.taps() - 1; k >= 0; --k) {
+        const int64_t y = a + p.pad_h() - k / p.kw * p.dilation, x = b + p.pad_w() - k % p.kw * p.dilation;
+        if (y % p.stride || x % p.stride) continue;
+        const int64_t dy = y / p.stride * p.scale + u, dx = x / p.stride;
+        pattern.sources.push_back({k, dy, dx * p.scale + v, dy, dx});
+      }
+      sum.places.back().patterns.push_back(pattern);
+    }
+  }
+  sum.measure();
+  return sum;
+}
+
+}  // namespace dynfilters::cpu

@@ -45,11 +45,11 @@ def two_calls(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
     return F.conv2d(x, weight[:, :, None, None], bias), x.mean((2, 3))
 
 
-def check(ours: Tensor, truth: Tensor) -> None:
+def check(ours: Tensor, truth: Tensor, slack: float = 1) -> None:
     assert ours.shape == truth.shape
     if truth.numel():
         error = (ours.double() - truth).abs().max() / truth.abs().max().clamp(min=1e-30)
-        assert error <= BOUNDS[ours.dtype]
+        assert error <= slack * BOUNDS[ours.dtype]
 
 
 @by_format

@@ -1,7 +1,6 @@
 #include "pool_project.h"
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "select.h"
@@ -65,30 +64,6 @@ struct Scratch {
         weight[(o / kOutputs * channels + c) * kOutputs + o % kOutputs] = straight[o * channels + c];
   }
 };
-
-// The sums of kCount vectors, each spread over as many neighbouring lanes as there is room for:
-// for kCount = lanes, lane i is the sum of v[i].
-template <class A, int kCount = kLanes<A>>
-Vector<A> sums_of(const Vector<A>* v) {
-#if __has_builtin(__builtin_shufflevector)
-  if constexpr (kCount == 1) {
-    return *v;
-  } else {
-    const Vector<A> a = sums_of<A, kCount / 2>(v), b = sums_of<A, kCount / 2>(v + kCount / 2);
-    return [&]<int... i>(std::integer_sequence<int, i...>) {
-      constexpr int lanes = kLanes<A>, width = lanes / kCount;
-      constexpr auto lower = [](int lane) {
-        return lane / (lanes / 2) * lanes + lane % (lanes / 2) / width * 2 * width + lane % width;
-      };
-      return __builtin_shufflevector(a, b, lower(i)...) + __builtin_shufflevector(a, b, (lower(i) + width)...);
-    }(std::make_integer_sequence<int, kLanes<A>>());
-  }
-#else  // GCC before 12
-  Vector<A> out{};
-  for (int i = 0; i < kCount; ++i) out[i] = sum<A>(v[i]);
-  return out;
-#endif
-}
 
 // The part of 16 planes in 9 outputs, at kCount vectors of positions: vector i begins at at[i] of the
 // planes, and of the last one only the lanes in `counted` are new to the sums. Loops over outputs are

@@ -96,7 +96,7 @@ def test_what_is_not_finite_goes_where_it_would(value: float) -> None:
 def results(function, given: list[Tensor | None], used: Sequence[int]) -> list[Tensor | None]:
     """The gradients of the arguments that are there, from those of the outputs `used`."""
     outputs = function(*given)
-    grads = [torch.linspace(-1, 2, y.numel()).to(y.dtype).view(y.shape) for y in outputs]
+    grads = [torch.linspace(-1, 2, y.numel()).to(y).view(y.shape) for y in outputs]
     leaves = [t for t in given if t is not None and t.requires_grad]
     used = [i for i in used if outputs[i].requires_grad]
     chosen = [outputs[i] for i in used], leaves, [grads[i] for i in used]

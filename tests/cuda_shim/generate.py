@@ -23,7 +23,7 @@ class Generate(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in "batch channels positions outputs squeezed expanded pixels".split()
+        for name in ["batch", "channels", "positions", "outputs", "squeezed", "expanded", "pixels"]
     )
 
 

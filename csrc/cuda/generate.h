@@ -15,7 +15,7 @@ struct Generate {
   int64_t pixels;                      // 1: x and logits lie as (batch, positions, channels or outputs)
 };
 
-// All contiguous. Any bias may be null.
+// All dense: x and logits as Generate::pixels says, the others contiguous. Any bias may be null.
 struct GenerateOperands {
   const void *x, *weight, *bias;
   const void *squeeze_weight, *squeeze_bias, *expand_weight, *expand_bias;

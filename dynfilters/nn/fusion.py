@@ -56,7 +56,7 @@ def would_round(x: Tensor, raw: dict[str, Tensor]) -> bool:
 def generates_at_once(branches: nn.ModuleDict, guides: dict[str, Tensor]) -> bool:
     """Whether DDF's two branches may generate together, by `ops.ddf_generate`.
 
-    Where that has no native kernel it would only cost more calls than the modules.
+    Off the CPU only where that has a native kernel: else it costs more calls than the modules.
     """
     if set(branches) != {"spatial", "channel"} or guides["spatial"] is not guides["channel"]:
         return False

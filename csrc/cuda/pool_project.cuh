@@ -62,7 +62,10 @@ struct Fetched {
   }
   __device__ __forceinline__ void store(A* values, A* factors) const {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) values[(row() + (kPixels ? 0 : i * kStep)) * kPitch + column() + (kPixels ? i * kStep : 0)] = x[i];
+    for (int i = 0; i < kEach; ++i) {
+      const int down = kPixels ? 0 : i * kStep, right = kPixels ? i * kStep : 0;
+      values[(row() + down) * kPitch + column() + right] = x[i];
+    }
 #pragma unroll
     for (int i = 0; i < kFactors; ++i) {
       const int element = i * kGenerateThreads + int(threadIdx.x);

@@ -67,12 +67,12 @@ def check_like(name: str, tensor: Tensor, of: str, other: Tensor) -> None:
 
     Under autocast, which brings all dtypes but float64 to one, only float64 differs.
     """
+    if tensor.dtype == other.dtype and tensor.device == other.device:  # at once, and most often
+        return
     if tensor.device != other.device:
         raise ValueError(
             f"{name}: expected the device of {of}, {other.device}, got {tensor.device}"
         )
-    same = tensor.dtype == other.dtype
-    if is_autocast(tensor) and tensor.dtype in FLOATING:
-        same = (tensor.dtype == torch.float64) == (other.dtype == torch.float64)
-    if not same:
+    floating = is_autocast(tensor) and tensor.dtype in FLOATING
+    if not floating or (tensor.dtype == torch.float64) != (other.dtype == torch.float64):
         raise ValueError(f"{name}: expected the dtype of {of}, {other.dtype}, got {tensor.dtype}")

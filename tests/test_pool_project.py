@@ -1,4 +1,4 @@
-"""`pool_project` against a convolution and a mean; DDF with it against DDF without."""
+"""`pool_project` against a convolution and a mean."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import LAYOUTS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-import dynfilters
-from dynfilters.nn import fusion
 from dynfilters.ops import backend, pool_project
 
 # Relative to the largest value, for sums in float32 that are rounded once.
@@ -45,11 +42,11 @@ def two_calls(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
     return F.conv2d(x, weight[:, :, None, None], bias), x.mean((2, 3))
 
 
-def check(ours: Tensor, truth: Tensor) -> None:
+def check(ours: Tensor, truth: Tensor, slack: float = 1) -> None:
     assert ours.shape == truth.shape
     if truth.numel():
         error = (ours.double() - truth).abs().max() / truth.abs().max().clamp(min=1e-30)
-        assert error <= BOUNDS[ours.dtype]
+        assert error <= slack * BOUNDS[ours.dtype]
 
 
 @by_format
@@ -182,86 +179,3 @@ def test_the_bare_native_op_refuses_what_it_could_not_read() -> None:
     for wrong in ((x[0], weight, bias), (x, weight[:, 1:], bias), (x, weight, bias[1:])):
         with pytest.raises((RuntimeError, ValueError), match=r"x|weight|bias"):
             torch.ops.dynfilters.pool_project(*wrong)
-
-
-class _Calls(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.passes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.passes += func is torch.ops.dynfilters.pool_project.default
-        return func(*args, **(kwargs or {}))
-
-
-def shares(layer: nn.Module, x: Tensor) -> bool:
-    with _Calls() as calls:
-        layer(x)
-    return calls.passes == 1
-
-
-def results(layer: nn.Module, x: Tensor, guide: Tensor) -> list[Tensor]:
-    y = layer(x, guide)
-    gy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    return [y, *torch.autograd.grad(y, [x, guide, *layer.parameters()], gy)]
-
-
-@by_format
-@pytest.mark.parametrize("kernel_size", [3, (3, 5)], ids=str)
-@pytest.mark.parametrize("groups", [1, 2])
-def test_ddf_in_one_pass_is_ddf_in_two(groups, kernel_size, memory_format, monkeypatch) -> None:
-    layer = dynfilters.DDF(12, 6, kernel_size, groups=groups).double()
-    tensors = (torch.randn(2, 12, 7, 9).double() for _ in range(2))
-    x, guide = (t.contiguous(memory_format=memory_format).requires_grad_() for t in tensors)
-    assert shares(layer, x)
-    fused = results(layer, x, guide)
-    monkeypatch.setattr(fusion, "shares_pass", lambda *_: False)
-    assert not shares(layer, x)
-    for ours, truth in zip(fused, results(layer, x, guide), strict=True):
-        torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
-
-
-def _weigh(layer: nn.Module) -> None:
-    nn.utils.parametrizations.weight_norm(layer.branches["spatial"].conv)
-
-
-APART = {
-    "a hook on the convolution": lambda m: m.branches["spatial"].conv.register_forward_hook(print),
-    "a hook on a branch": lambda m: m.branches["channel"].register_forward_hook(lambda *_: None),
-    "a parametrized weight": _weigh,
-    "another convolution": lambda m: setattr(m.branches["spatial"], "conv", nn.LazyConv2d(9, 1)),
-    "raw of its own": lambda m: setattr(m.branches["channel"], "raw", m.branches["channel"].raw),
-}
-
-
-@pytest.mark.parametrize("change", APART.values(), ids=APART)
-def test_where_somebody_could_tell_there_are_two_passes(change) -> None:
-    layer, x = dynfilters.DDF(12), torch.randn(2, 12, 7, 9)
-    change(layer)
-    assert not shares(layer, x)
-
-
-@pytest.mark.parametrize("options", [{"stride": 2}, {"activation": "identity"}], ids=str)
-def test_other_layers_have_two_passes(options) -> None:
-    assert not shares(dynfilters.DDF(12, **options), torch.randn(2, 12, 7, 9))
-
-
-def test_hooks_on_the_fully_connected_layers_still_see_them() -> None:
-    layer, seen = dynfilters.DDF(12), []
-    layer.branches["channel"].squeeze.register_forward_hook(lambda *_: seen.append(1))
-    assert shares(layer, torch.randn(2, 12, 7, 9))
-    assert seen
-
-
-def test_ddf_compiles_exports_and_autocasts_in_one_pass() -> None:
-    torch._dynamo.reset()
-    layer, x = dynfilters.DDF(12).eval(), torch.randn(2, 12, 7, 9)
-    y = layer(x)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), y)
-    program = torch.export.export(layer, (x,))
-    assert "pool_project" in str(program.graph)
-    torch.testing.assert_close(program.module()(x), y)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert shares(layer, x)
-        torch.testing.assert_close(layer(x).float(), y, rtol=0.1, atol=0.1)

@@ -3,8 +3,6 @@
 #include <cmath>
 #include <vector>
 
-#include "select.h"
-
 namespace dynfilters::cpu {
 
 namespace {
@@ -157,97 +155,5 @@ template void activate(const Activation&, float*, int64_t, int64_t, int64_t);
 template void activate(const Activation&, double*, int64_t, int64_t, int64_t);
 template void activate_backward(const Activation&, const float*, float*, int64_t, int64_t, int64_t);
 template void activate_backward(const Activation&, const double*, double*, int64_t, int64_t, int64_t);
-
-namespace {
-
-// A block of channels of one sample at one phase, one channel a lane: (taps, lanes).
-template <class T>
-struct ChannelBlock {
-  using A = Accumulator<T>;
-  static constexpr int64_t lanes = kLanes<A>;
-  const ChannelTaps& t;
-  int64_t first, count;  // channels
-  int64_t place(int64_t b, int64_t i, int64_t k, int64_t phase) const {
-    return ((b * t.channels + first + i) * t.taps + k) * t.phases + phase;
-  }
-  void read_raw(int64_t b, int64_t phase, std::vector<A>& out) const {
-    out.assign(t.taps * lanes, A(0));
-    const T* raw = static_cast<const T*>(t.raw) + b * t.strides[0] + phase * t.strides[3];
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t k = 0; k < t.taps; ++k)
-        out[k * lanes + i] = widen(raw[(first + i) * t.strides[1] + k * t.strides[2]]);
-  }
-  A std_at(int64_t i, int64_t k, int64_t phase) const {
-    if (!t.std) return A(1);
-    return widen(
-        static_cast<const T*>(t.std)[((first + i) * t.taps + k) * t.std_phases + (t.std_phases > 1 ? phase : 0)]);
-  }
-};
-
-template <class T>
-void activate_samples(const ChannelTaps& t, const Activation& how, Accumulator<T>* out, int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  std::vector<A> taps;
-  for (int64_t b = begin; b < end; ++b)
-    for (int64_t first = 0; first < t.channels; first += kLanes<A>) {
-      const ChannelBlock<T> block{t, first, std::min<int64_t>(kLanes<A>, t.channels - first)};
-      for (int64_t phase = 0; phase < t.phases; ++phase) {
-        block.read_raw(b, phase, taps);
-        activate(how, taps.data(), t.taps, block.lanes, block.lanes);
-        for (int64_t i = 0; i < block.count; ++i)
-          for (int64_t k = 0; k < t.taps; ++k)
-            out[block.place(b, i, k, phase)] = taps[k * block.lanes + i] * block.std_at(i, k, phase);
-      }
-    }
-}
-
-template <class T>
-void differentiate_channels(const ChannelTaps& t, const Activation& how, const Accumulator<T>* grad, T* grad_raw,
-                            T* grad_std, int64_t begin, int64_t end) {
-  using A = Accumulator<T>;
-  constexpr int64_t lanes = kLanes<A>;
-  std::vector<A> raw, out, g(t.taps * lanes), total;
-  for (int64_t first = begin; first < end; first += lanes) {
-    const ChannelBlock<T> block{t, first, std::min(lanes, end - first)};
-    total.assign(block.count * t.taps * t.std_phases, A(0));
-    for (int64_t b = 0; b < t.batch; ++b)
-      for (int64_t phase = 0; phase < t.phases; ++phase) {
-        block.read_raw(b, phase, raw);
-        out = raw;
-        if (grad_std) activate(how, out.data(), t.taps, lanes, lanes);
-        for (int64_t i = 0; i < block.count; ++i)
-          for (int64_t k = 0; k < t.taps; ++k) {
-            const A given = grad[block.place(b, i, k, phase)];
-            total[(i * t.taps + k) * t.std_phases + (t.std_phases > 1 ? phase : 0)] += given * out[k * lanes + i];
-            g[k * lanes + i] = given * block.std_at(i, k, phase);
-          }
-        if (!grad_raw) continue;
-        activate_backward(how, raw.data(), g.data(), t.taps, lanes, lanes);
-        for (int64_t i = 0; i < block.count; ++i)
-          for (int64_t k = 0; k < t.taps; ++k) narrow(g[k * lanes + i], grad_raw + block.place(b, i, k, phase));
-      }
-    for (int64_t i = 0; grad_std && i < int64_t(total.size()); ++i)
-      narrow(total[i], grad_std + first * t.taps * t.std_phases + i);
-  }
-}
-
-}  // namespace
-
-void activate_channel(const ChannelTaps& t, Storage storage, const Activation& how, void* out, int64_t begin,
-                      int64_t end) {
-  with_access(storage, [&](auto io) {
-    using T = typename decltype(io)::storage;
-    activate_samples<T>(t, how, static_cast<Accumulator<T>*>(out), begin, end);
-  });
-}
-
-void activate_channel_backward(const ChannelTaps& t, Storage storage, const Activation& how, const void* grad,
-                               void* grad_raw, void* grad_std, int64_t begin, int64_t end) {
-  with_access(storage, [&](auto io) {
-    using T = typename decltype(io)::storage;
-    differentiate_channels<T>(t, how, static_cast<const Accumulator<T>*>(grad), static_cast<T*>(grad_raw),
-                              static_cast<T*>(grad_std), begin, end);
-  });
-}
 
 }  // namespace dynfilters::cpu

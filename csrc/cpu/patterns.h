@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "channel_lanes.h"
 #include "lines.h"
 
 namespace dynfilters::cpu {
@@ -28,29 +29,16 @@ struct Pattern {
   void pack_channel(const Problem& p, const void* taps, int64_t b, const ChannelVectors& vectors) {
     if (!p.has_channel()) return;
     channel.resize(vectors.count() * size() * vectors.lanes);
-    Buffer<A> columns(round_up(p.taps(), vectors.lanes) * vectors.lanes);
-    const A* all = static_cast<const A*>(taps);
-    const A* end = all + (p.batch - 1) * p.cs[0] + (p.channels - 1) * p.cs[1] + (p.taps() - 1) * p.cs[2] +
-                   (p.phases - 1) * p.cs[3] + 1;
+    Buffer<A> columns(p.taps() * vectors.lanes);  // (taps, lanes)
+    ChannelLanes<A> lanes(p.taps());
+    const A* all = static_cast<const A*>(taps) + b * p.cs[0] + (p.phases > 1 ? cell : 0) * p.cs[3];
     A* to = channel.data();
     for (int64_t v = 0; v < vectors.count(); ++v) {
-      const A* from = all + b * p.cs[0] + vectors.first(v) * p.cs[1] +
-                      (p.phases > 1 ? cell : 0) * p.cs[3];
-      transpose_taps(p, from, end, vectors.size(v), columns.data());
-      for (const Source& source : sources) to = std::copy_n(columns.data() + source.k * vectors.lanes, vectors.lanes, to);
-    }
-  }
-
- private:
-  // (channels, taps) to (taps, lanes). Whole blocks reach beyond the taps, though never to `end`.
-  static void transpose_taps(const Problem& p, const A* from, const A* end, int64_t count, A* to) {
-    constexpr int64_t lanes = kLanes<A>;
-    const int64_t reach = (lanes - 1) * p.cs[1] + round_up(p.taps(), lanes);
-    if (p.cs[2] == 1 && count == lanes && reach <= end - from) {
-      for (int64_t k = 0; k < p.taps(); k += lanes) transpose_block(from + k, p.cs[1], to + k * lanes, lanes);
-    } else {
+      const int64_t some = vectors.size(v);
+      lanes.read(all + vectors.first(v) * p.cs[1], some, p.cs[1], p.cs[2], columns.data());
       for (int64_t k = 0; k < p.taps(); ++k)
-        for (int64_t i = 0; i < lanes; ++i) to[k * lanes + i] = i < count ? from[i * p.cs[1] + k * p.cs[2]] : A(0);
+        for (int64_t i = some; i < vectors.lanes; ++i) columns[k * vectors.lanes + i] = 0;
+      for (const Source& source : sources) to = std::copy_n(columns.data() + source.k * vectors.lanes, vectors.lanes, to);
     }
   }
 };

@@ -11,7 +11,7 @@ namespace dynfilters::cpu {
 namespace {
 
 constexpr int64_t kOutputs = 9;                    // at a time, in registers: the taps of a 3×3 filter
-constexpr int64_t kChannels = 8;                   // planes read side by side
+constexpr int64_t kChannels = 16;                  // planes read side by side: whole vectors of any type
 constexpr int kStep = kVectorBytes == 64 ? 2 : 1;  // vectors, or pixels, at a time: by the registers there are
 constexpr int64_t kTile = 256, kSumBytes = 64 * 1024;
 
@@ -30,8 +30,8 @@ struct Scratch {
   std::vector<A> weight;  // (outputs/9, channels, 9), or (outputs, channels) for pixels
   std::vector<A> bias;    // (outputs)
   std::vector<A> logits;  // (outputs, pitch)
-  std::vector<A> rows;    // (8, pitch), or (lanes, channels) for pixels
-  std::vector<A> sums;    // (2, 8, lanes), or (2, channels) for pixels; the second one is not used
+  std::vector<A> rows;    // (16, pitch), or (lanes, channels) for pixels
+  std::vector<A> sums;    // (2, 16, lanes), or (2, channels) for pixels; the second one is not used
 
   Scratch(const PoolProject& problem, const Access<A>& how)
       : p(problem),
@@ -50,6 +50,12 @@ struct Scratch {
   }
   const void* at(int64_t offset) const { return static_cast<const char*>(p.x) + offset * access.bytes; }
   bool in_place() const { return access.bytes == int64_t(sizeof(A)); }
+  // All ones in the lanes from `first` on.
+  Mask<A> from_lane(int64_t first) const {
+    Mask<A> mask{};
+    for (int i = 0; i < kLanes<A>; ++i) mask[i] = i < first ? 0 : -1;
+    return mask;
+  }
 
  private:
   void interleave() {
@@ -60,39 +66,63 @@ struct Scratch {
   }
 };
 
-// The part of 8 planes in 9 outputs, at kCount vectors of positions.
+// The part of 16 planes in 9 outputs, at kCount vectors of positions: vector i begins at at[i] of the
+// planes, and of the last one only the lanes in `counted` are new to the sums. Loops over outputs are
+// unrolled, without which y would lie in memory.
 template <int kCount, class A>
-void add_planes(const A* x, int64_t pitch, const A* weight, A* logits, int64_t logits_pitch, A* sums) {
+void add_planes(const A* x, int64_t pitch, const int64_t* at, const Mask<A>& counted, const A* weight, A* logits,
+                int64_t logits_pitch, A* sums) {
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> y[kOutputs][kCount];
+#pragma GCC unroll 9
   for (int o = 0; o < kOutputs; ++o)
     for (int i = 0; i < kCount; ++i) y[o][i] = load(logits + o * logits_pitch + i * lanes);
   for (int c = 0; c < kChannels; ++c) {
     Vector<A> v[kCount];
-    for (int i = 0; i < kCount; ++i) v[i] = load(x + c * pitch + i * lanes);
+    for (int i = 0; i < kCount; ++i) v[i] = load(x + c * pitch + at[i]);
+#pragma GCC unroll 9
     for (int o = 0; o < kOutputs; ++o)
       for (int i = 0; i < kCount; ++i) y[o][i] += v[i] * weight[c * kOutputs + o];
-    Vector<A> total = load(sums + c * lanes);
-    for (int i = 0; i < kCount; ++i) total += v[i];
+    Vector<A> total = load(sums + c * lanes) + (Vector<A>)((Mask<A>)v[kCount - 1] & counted);
+    for (int i = 0; i + 1 < kCount; ++i) total += v[i];
     store(sums + c * lanes, total);
   }
+#pragma GCC unroll 9
   for (int o = 0; o < kOutputs; ++o)
     for (int i = 0; i < kCount; ++i) store(logits + o * logits_pitch + i * lanes, y[o][i]);
 }
 
+// The same for `count` positions, at least a vector: the last vector overlaps the one before.
 template <class A>
-void add_planes(const Scratch<A>& s, const A* x, int64_t pitch, int64_t first, int64_t last, int64_t c, A* logits,
-                A* sums) {
+void add_planes(Scratch<A>& s, const A* x, int64_t pitch, int64_t count, int64_t c) {
   constexpr int64_t lanes = kLanes<A>;
+  std::fill(s.sums.begin(), s.sums.end(), A(0));
   for (int64_t o = 0; o < s.outputs; o += kOutputs) {
     const A* weight = s.weight.data() + (o / kOutputs * s.channels + c) * kOutputs;
-    A* to = logits + o * s.pitch;
-    A* total = o == 0 ? sums : sums + kChannels * lanes;
-    int64_t j = first;
-    for (; j + kStep * lanes <= last; j += kStep * lanes)
-      add_planes<kStep>(x + j, pitch, weight, to + j, s.pitch, total);
-    for (; j < last; j += lanes) add_planes<1>(x + j, pitch, weight, to + j, s.pitch, total);
+    A* sums = s.sums.data() + (o == 0 ? 0 : kChannels * lanes);
+    for (int64_t j = 0; j < count;) {
+      const bool many = j + lanes < count;
+      const int64_t step = many ? kStep * lanes : lanes, last = std::min(j + step, count) - lanes;
+      const int64_t at[] = {many && kStep > 1 ? j : last, last};
+      A* to = s.logits.data() + o * s.pitch + j;
+      (many ? add_planes<kStep, A> : add_planes<1, A>)(x, pitch, at, s.from_lane(j + step - lanes - last), weight, to,
+                                                       s.pitch, sums);
+      j += step;
+    }
   }
+}
+
+// Of the first `some` of the planes just added.
+template <class A>
+void store_sums(const Scratch<A>& s, int64_t some, A* to) {
+  constexpr int64_t lanes = kLanes<A>;
+  A sums[kChannels];
+  for (int64_t i = 0; i < kChannels; i += lanes) {
+    Vector<A> v[lanes];
+    for (int64_t j = 0; j < lanes; ++j) v[j] = load(s.sums.data() + (i + j) * lanes);
+    store(sums + i, sums_of<A>(v));
+  }
+  std::copy_n(sums, some, to);
 }
 
 // A tile of `count` positions from `first` of sample b.
@@ -100,23 +130,23 @@ template <class A>
 void tile_of_planes(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
   constexpr int64_t lanes = kLanes<A>;
   const PoolProject& p = s.p;
+  const int64_t span = std::max(count, lanes);
   for (int64_t o = 0; o < s.outputs; ++o) std::fill_n(s.logits.data() + o * s.pitch, s.pitch, s.bias[o]);
   for (int64_t c = 0; c < p.channels; c += kChannels) {
     const int64_t some = std::min(kChannels, p.channels - c);
-    const int64_t offset = (b * p.channels + c) * p.positions + first;
-    const int64_t ready = s.in_place() && some == kChannels ? count / lanes * lanes : 0;
-    std::fill(s.sums.begin(), s.sums.end(), A(0));
-    if (ready)
-      add_planes(s, static_cast<const A*>(s.at(offset)), p.positions, 0, ready, c, s.logits.data(), s.sums.data());
-    if (ready < count) {
-      for (int64_t i = 0; i < kChannels; ++i) {
-        const int64_t padding = i < some ? count / lanes * lanes : ready;
-        std::fill_n(s.rows.data() + i * s.pitch + padding, round_up(count, lanes) - padding, A(0));
-      }
-      s.access.read(s.at(offset + ready), some, p.positions, count - ready, 1, s.rows.data() + ready, s.pitch);
-      add_planes(s, s.rows.data(), s.pitch, ready, count, c, s.logits.data(), s.sums.data());
+    const void* from = s.at((b * p.channels + c) * p.positions + first);
+    if (s.in_place() && some == kChannels && count == span) {
+      add_planes(s, static_cast<const A*>(from), p.positions, span, c);
+    } else {
+      if (some < kChannels || count < span) std::fill(s.rows.begin(), s.rows.end(), A(0));
+      s.access.read(from, some, p.positions, count, 1, s.rows.data(), s.pitch);
+      add_planes(s, s.rows.data(), s.pitch, span, c);
     }
-    for (int64_t i = 0; i < some; ++i) partial[c + i] = sum<A>(load(s.sums.data() + i * lanes));
+    store_sums(s, some, partial + c);
+  }
+  for (int64_t o = 0; o < p.outputs; ++o) {  // the last vector to its place
+    A* row = s.logits.data() + o * s.pitch;
+    store(row + span - lanes, load(row + round_up(span, lanes) - lanes));
   }
   void* to = static_cast<char*>(p.logits) + (b * p.outputs * p.positions + first) * s.access.bytes;
   s.access.write(s.logits.data(), s.pitch, p.outputs, count, to, p.positions, 1);
@@ -131,11 +161,13 @@ void dot_pixels(const A* x, const A* weight, int64_t channels, Vector<A>* dots, 
     Vector<A> v[kCount], total = load(sums + c);
     for (int i = 0; i < kCount; ++i) total += v[i] = load(x + i * channels + c);
     store(sums + c, total);
+#pragma GCC unroll 9
     for (int o = 0; o < kOutputs; ++o) {
       const Vector<A> w = load(weight + o * channels + c);
       for (int i = 0; i < kCount; ++i) y[o][i] += v[i] * w;
     }
   }
+#pragma GCC unroll 9
   for (int o = 0; o < kOutputs; ++o)
     for (int i = 0; i < kCount; ++i) dots[o * lanes + i] = y[o][i];
 }

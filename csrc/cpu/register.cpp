@@ -9,7 +9,7 @@
 #include "../tensors.h"
 #include "activate.h"
 #include "kernels.h"
-#include "pool_project_op.h"
+#include "generate_op.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// Vectors across each other: square blocks of them transposed, and sums of many.
+// Vectors across each other: sums of many, and square blocks of them transposed.
 #pragma once
 #include <utility>
 
@@ -6,43 +6,10 @@
 
 namespace dynfilters::cpu {
 
-// Lane l of a where bit kHalf of l is not set, else lane l - kHalf of b, and the counterpart.
-template <class A, int kHalf, int... l>
-inline void swap_halves(Vector<A>& a, Vector<A>& b, std::integer_sequence<int, l...>) {
-  constexpr Mask<A> low = {(l & kHalf ? kLanes<A> + l - kHalf : l)...};
-  constexpr Mask<A> high = {(l & kHalf ? kLanes<A> + l : l + kHalf)...};
-  const Vector<A> first = a, second = b;
-#if defined(__clang__)
-  a = __builtin_shufflevector(first, second, low[l]...), b = __builtin_shufflevector(first, second, high[l]...);
-#else
-  a = __builtin_shuffle(first, second, low), b = __builtin_shuffle(first, second, high);
-#endif
-}
-
-template <class A, int kHalf>
-inline void transpose_by(Vector<A>* rows) {
-  constexpr int lanes = kLanes<A>;
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i)
-    if (!(i & kHalf)) swap_halves<A, kHalf>(rows[i], rows[i + kHalf], std::make_integer_sequence<int, lanes>());
-  if constexpr (2 * kHalf < lanes) transpose_by<A, 2 * kHalf>(rows);
-}
-
-// to[j, i] = from[i, j] for i, j below the lanes.
-template <class A>
-inline void transpose_block(const A* from, int64_t from_pitch, A* to, int64_t to_pitch) {
-  Vector<A> rows[kLanes<A>];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<A>; ++i) rows[i] = load(from + i * from_pitch);
-  transpose_by<A, 1>(rows);
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<A>; ++i) store(to + i * to_pitch, rows[i]);
-}
-
 // The sums of kCount vectors, each spread over as many neighbouring lanes as there is room for:
 // for kCount = lanes, lane i is the sum of v[i].
 template <class A, int kCount = kLanes<A>>
-Vector<A> sums_of(const Vector<A>* v) {
+inline Vector<A> sums_of(const Vector<A>* v) {
 #if __has_builtin(__builtin_shufflevector)
   if constexpr (kCount == 1) {
     return *v;
@@ -61,6 +28,46 @@ Vector<A> sums_of(const Vector<A>* v) {
   for (int i = 0; i < kCount; ++i) out[i] = sum<A>(v[i]);
   return out;
 #endif
+}
+
+// Lane j of v[i] becomes lane i of v[j]: each step doubles the runs of lanes that come from one vector.
+template <class A>
+inline void transpose(Vector<A>* v) {
+  constexpr int lanes = kLanes<A>;
+#if __has_builtin(__builtin_shufflevector)
+#pragma GCC unroll 4
+  for (int step = 1; step < lanes; step *= 2) {
+    Vector<A> out[lanes];
+    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int row = 0; row < lanes / 2; ++row) {
+        const Vector<A> a = v[row], b = v[row + lanes / 2];
+        out[2 * row] = __builtin_shufflevector(a, b, (i / 2 + i % 2 * lanes)...);
+        out[2 * row + 1] = __builtin_shufflevector(a, b, (lanes / 2 + i / 2 + i % 2 * lanes)...);
+      }
+    }
+    (std::make_integer_sequence<int, lanes>());
+#pragma GCC unroll 16
+    for (int row = 0; row < lanes; ++row) v[row] = out[row];
+  }
+#else  // GCC before 12
+  for (int i = 0; i < lanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const A value = v[i][j];
+      v[i][j] = v[j][i], v[j][i] = value;
+    }
+#endif
+}
+
+// to[j, i] = from[i, j] for i, j below the lanes.
+template <class A>
+inline void transpose_block(const A* from, int64_t from_pitch, A* to, int64_t to_pitch) {
+  Vector<A> rows[kLanes<A>];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<A>; ++i) rows[i] = load(from + i * from_pitch);
+  transpose<A>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<A>; ++i) store(to + i * to_pitch, rows[i]);
 }
 
 }  // namespace dynfilters::cpu

@@ -10,8 +10,8 @@ namespace dynfilters::cuda {
 // two, at least M); lane l gets that of value l % M. A butterfly that halves the values while it
 // doubles the lanes: M - 1 shuffles, and one for each further doubling, where M separate sums would
 // take 5·M. Each step is an instance of its own, so that the values stay in registers.
-template <int M, int All>
-__device__ __forceinline__ float warp_sums(float (&values)[All], int lanes = 32) {
+template <int M, int All, class A>
+__device__ __forceinline__ A warp_sums(A (&values)[All], int lanes = 32) {
   if constexpr (M == 1) {
 #pragma unroll
     for (int mask = All; mask < 32; mask *= 2)
@@ -22,7 +22,7 @@ __device__ __forceinline__ float warp_sums(float (&values)[All], int lanes = 32)
     const bool upper = threadIdx.x & half;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
-      const float sent = upper ? values[i] : values[i + half];
+      const A sent = upper ? values[i] : values[i + half];
       values[i] = (upper ? values[i + half] : values[i]) + shuffle_xor(sent, half);
     }
     return warp_sums<half>(values, lanes);

@@ -2,33 +2,18 @@
 // of arguments that a user could get wrong, are in Python.
 #include "primitives.cuh"
 // Behind it, for USE_CUDA.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-
 #include <stdexcept>
 #include <string>
 #include <tuple>
 
 #include "../tensors.h"
 #include "kernels.h"
+#include "on_device.h"
 
 namespace {
 
 using namespace dynfilters;
 namespace kernels = dynfilters::cuda;  // CUDA has a namespace cuda of its own
-
-// The current stream of the device that is current while this lives: that of x.
-class OnDeviceOf {
- public:
-  explicit OnDeviceOf(const Tensor& x) : guard_(x.get_device_index()) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream_));
-  }
-  void* stream() const { return stream_; }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  void* stream_ = nullptr;
-};
 
 std::string describe(const Problem& p) {
   auto list = [](std::initializer_list<int64_t> sizes) {

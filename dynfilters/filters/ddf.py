@@ -14,7 +14,7 @@ from dynfilters.nn import (
     fusion,
     nonlinearity_gain,
 )
-from dynfilters.ops import pool_project
+from dynfilters.ops import ddf_generate
 
 PAPER = {
     "paper": "Decoupled Dynamic Filter Networks",
@@ -84,12 +84,20 @@ class DDF(DepthwiseFilter):
 
     def raw_taps(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
         guides = self.guides(x, guide)
-        if not fusion.shares_pass(self.branches, guides):
+        if not fusion.generates_at_once(self.branches, guides):
             return super().raw_taps(x, guide)
         spatial, channel = self.branches["spatial"], self.branches["channel"]
-        conv = spatial.conv
-        logits, mean = pool_project(guides["spatial"], conv.weight.flatten(1), conv.bias)
-        return {"spatial": spatial.arrange(logits), "channel": channel.excite(mean)}
+        conv, squeeze, expand = spatial.conv, channel.squeeze, channel.expand
+        logits, taps = ddf_generate(
+            guides["spatial"],
+            conv.weight.flatten(1),
+            conv.bias,
+            squeeze.weight.flatten(0, 1),
+            squeeze.bias,
+            expand.weight.flatten(0, 1),
+            expand.bias,
+        )
+        return {"spatial": spatial.arrange(logits), "channel": taps}
 
 
 @register_filter("ddf_spatial", spatial_adaptive=True, **PAPER)

@@ -83,6 +83,8 @@ class PointwiseBranch(TapsBranch):
     def arrange(self, logits: Tensor) -> Tensor:
         """What the 1×1 convolution gives, (B, scale²·groups·taps, H_out, W_out), as taps."""
         s = self.scale
+        if s == 1:  # a view, for less than rearrange takes to find that out
+            return logits.unflatten(1, (self.groups, -1))
         return rearrange(logits, "b (u v g k) h w -> b g k (h u) (w v)", u=s, v=s, g=self.groups)
 
 
@@ -114,11 +116,7 @@ class SqueezeExciteBranch(TapsBranch):
         )
 
     def raw(self, guide: Tensor) -> Tensor:
-        return self.excite(guide.mean((2, 3)))
-
-    def excite(self, mean: Tensor) -> Tensor:
-        """The taps before their activation, from the guide's mean over positions (B, channels)."""
-        hidden = torch.relu(self.squeeze(mean))
+        hidden = torch.relu(self.squeeze(guide.mean((2, 3))))
         taps = rearrange(self.expand(hidden), "b (p c k) -> b c k p", p=self.cells, c=self.channels)
         return taps.squeeze(3) if self.cells == 1 else taps
 

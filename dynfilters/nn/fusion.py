@@ -17,6 +17,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from dynfilters.checks import is_autocast
 from dynfilters.nn.activations import FilterNorm
 from dynfilters.nn.branches import PointwiseBranch, SqueezeExciteBranch, TapsBranch
+from dynfilters.nn.linear import GroupedLinear
+from dynfilters.ops import native
 
 _PLAIN = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.Identity: "identity"}
 
@@ -51,24 +53,25 @@ def would_round(x: Tensor, raw: dict[str, Tensor]) -> bool:
     return is_autocast(x) and any(taps.dtype == torch.float32 for taps in raw.values())
 
 
-def shares_pass(branches: nn.ModuleDict, guides: dict[str, Tensor]) -> bool:
-    """Whether DDF's two branches may begin with one pass over the guide, `ops.pool_project`.
+def generates_at_once(branches: nn.ModuleDict, guides: dict[str, Tensor]) -> bool:
+    """Whether DDF's two branches may generate together, by `ops.ddf_generate`.
 
-    On the CPU alone: its native kernel took 0.13 to 0.9 of the time of a convolution and an
-    average at every size tried (B=32, C=256, 9 outputs, 7² to 56², both layouts, float32 and
-    half types, one thread with AVX2). Elsewhere the op is those two calls.
+    Off the CPU only where that has a native kernel: else it costs more calls than the modules.
     """
     if set(branches) != {"spatial", "channel"} or guides["spatial"] is not guides["channel"]:
         return False
     spatial, channel = branches["spatial"], branches["channel"]
+    kind = guides["spatial"].device.type
     return (
-        guides["spatial"].device.type == "cpu"
+        (kind == "cpu" or native.status(kind).backend == "native")
         and isinstance(spatial, PointwiseBranch)
         and keeps(spatial, PointwiseBranch.raw)
         and isinstance(channel, SqueezeExciteBranch)
         and keeps(channel, SqueezeExciteBranch.raw)
         and spatial.encoder is None
         and _is_projection(spatial.conv)
+        and _is_layer(channel.squeeze)
+        and _is_layer(channel.expand)
     )
 
 
@@ -77,6 +80,11 @@ def _is_projection(conv: nn.Module) -> bool:
     if type(conv) is not nn.Conv2d or _is_watched(conv):
         return False
     return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+
+
+def _is_layer(linear: nn.Module) -> bool:
+    """Whether it is one fully connected layer, and nobody sees its calls."""
+    return type(linear) is GroupedLinear and not _is_watched(linear) and linear.groups == 1
 
 
 def _described(kind: str, activation: nn.Module) -> dict[str, Any] | None:

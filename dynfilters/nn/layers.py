@@ -33,6 +33,15 @@ def _with_own_code(function: FunctionType) -> FunctionType:
     return copy
 
 
+def _first_parameter(module: nn.Module) -> nn.Parameter | None:
+    """That of `module.parameters()`, which takes longer to begin than some layers to run."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    found = (_first_parameter(child) for child in module._modules.values() if child is not None)
+    return next((parameter for parameter in found if parameter is not None), None)
+
+
 class DynamicFilter(nn.Module):
     """A filter in two halves: `taps = generate(x, guide)`, then `apply_taps(x, taps)`.
 
@@ -114,6 +123,8 @@ class DynamicFilter(nn.Module):
 
     def check_guide(self, x: Tensor, guide: Tensor) -> None:
         """`ValueError` unless the guide has the batch and grid of x, and guide_channels."""
+        if guide is x and self.guide_channels == self.in_channels:
+            return  # it is checked already
         check_tensor("guide", guide)
         expected = (x.shape[0], self.guide_channels, *x.shape[2:])
         if tuple(guide.shape) != expected:
@@ -124,7 +135,7 @@ class DynamicFilter(nn.Module):
         self._check_like_parameters("guide", guide)
 
     def _check_like_parameters(self, name: str, tensor: Tensor) -> None:
-        parameter = next(self.parameters(), None)
+        parameter = _first_parameter(self)
         if parameter is not None:
             check_like(name, tensor, "the layer", parameter)
 

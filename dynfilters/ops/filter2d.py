@@ -171,7 +171,7 @@ def _check_grad(grad: Tensor, x: Tensor, geometry: Geometry) -> None:
 
 
 def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
-    return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
+    return tuple(shape) == tuple(other)
 
 
 def _values(geometry: Geometry) -> tuple:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,11 +46,12 @@ def pool_project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple
             check_tensor(name, tensor)
     if is_autocast(x):
         x, weight, bias = autocast(x, weight, bias)
-    _check(x, weight, bias)
+    check_operands(x, weight, bias)
     return torch.ops.dynfilters.pool_project(x, weight, bias)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_operands(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """`ValueError` unless shapes, dtypes and devices fit together."""
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"x: expected (B, C, H, W), none empty but B, got {tuple(x.shape)}")
     if weight.dim() != 2 or weight.shape[0] < 1 or weight.shape[1] != x.shape[1]:
@@ -61,16 +64,22 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def _forward(x, weight, bias):
-    _check(x, weight, bias)
+    check_operands(x, weight, bias)
     native.settle(x.device.type)
     if native.is_live(x.device.type, "pool_project"):
         return torch.ops.dynfilters.pool_project(x, weight, bias)
+    return reference(x, weight, bias)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The portable kernel: two readings of x."""
     logits = F.conv2d(x, weight[:, :, None, None], bias)
     return logits.contiguous(memory_format=layout(x)), x.mean((2, 3))
 
 
-def _forward_fake(x, weight, bias):
-    _check(x, weight, bias)
+def fake(x, weight, bias):
+    """Tensors like the results."""
+    check_operands(x, weight, bias)
     logits = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
     return logits.contiguous(memory_format=layout(x)), x.new_empty(x.shape[:2])
 
@@ -82,8 +91,21 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, grad_mean):
-    x, weight = ctx.saved_tensors
-    want_x, want_weight, want_bias = ctx.needs_input_grad
+    return tuple(gradients(grad, grad_mean, *ctx.saved_tensors, ctx.needs_input_grad))
+
+
+def gradients(
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    want: Sequence[bool],
+) -> list[Tensor | None]:
+    """Those of x, weight and bias that are wanted, from those of logits and mean.
+
+    They can be differentiated themselves.
+    """
+    want_x, want_weight, want_bias = want
     found: list[Tensor | None] = [None] * 3
     if want_x:
         found[0] = _grad_x(grad, grad_mean, x, weight)
@@ -91,7 +113,7 @@ def _differentiate(ctx, grad, grad_mean):
         found[1] = torch.bmm(grad.flatten(2), x.flatten(2).transpose(1, 2)).sum(0)
     if grad is not None and want_bias:
         found[2] = grad.sum((0, 2, 3))
-    return tuple(found)
+    return found
 
 
 def _grad_x(grad, grad_mean, x, weight) -> Tensor | None:
@@ -113,7 +135,7 @@ def _product(added: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 _library.impl("pool_project", _forward, "CompositeExplicitAutograd")
-torch.library.register_fake("dynfilters::pool_project", _forward_fake, lib=_library)
+torch.library.register_fake("dynfilters::pool_project", fake, lib=_library)
 torch.library.register_autograd(
     "dynfilters::pool_project", _differentiate, setup_context=_setup, lib=_library
 )

@@ -33,8 +33,9 @@ class CompileError(RuntimeError):
 
 
 def kernels() -> list[Path]:
-    """The units of the CUDA library, but for the one that registers them with torch."""
-    return sorted(file for file in (CSRC / "cuda").glob("*.cu") if file.stem != "register")
+    """The units of the CUDA library, but for those that register them with torch."""
+    units = (CSRC / "cuda").glob("*.cu")
+    return sorted(file for file in units if not file.stem.startswith("register"))
 
 
 def build(name: str, units: list[Path], cache: Path) -> Path:

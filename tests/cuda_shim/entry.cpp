@@ -1,4 +1,5 @@
-// The entry points of csrc/cuda/kernels.h, for Python.
+// The entry points of csrc/cuda/kernels.h and generate.h, for Python.
+#include "../../csrc/cuda/generate.h"
 #include "../../csrc/cuda/kernels.h"
 
 using namespace dynfilters;
@@ -13,5 +14,16 @@ void shim_forward(const Problem* p, int storage, const Operands* o) { forward(*p
 void shim_backward(const Problem* p, int storage, const Operands* o) { backward(*p, Storage(storage), *o, nullptr); }
 size_t shim_workspace(const Problem* p, int storage, const Operands* o) {
   return workspace_elements(*p, Storage(storage), *o);
+}
+
+size_t shim_generate_bytes() { return sizeof(Generate); }
+size_t shim_generate_operands_bytes() { return sizeof(GenerateOperands); }
+size_t shim_partial_sums(const Generate* p) { return partial_sums(*p); }
+bool shim_fits_generate(const Generate* p, int storage) { return fits_generate(*p, Storage(storage)); }
+void shim_pool_project(const Generate* p, int storage, const GenerateOperands* o) {
+  pool_project(*p, Storage(storage), *o, nullptr);
+}
+void shim_ddf_generate(const Generate* p, int storage, const GenerateOperands* o) {
+  ddf_generate(*p, Storage(storage), *o, nullptr);
 }
 }

@@ -1,8 +1,8 @@
 """Whether the tests of the CUDA kernels notice what may go wrong in them.
 
 python tests/cuda_shim/mutants.py [WORD ...]: makes one change at a time to a copy of csrc, all that
-`mutations.txt` lists with the words in it, and runs tests/test_cuda_kernels.py on it. Every change
-must make it fail. The exit code is the number of those that did not.
+`mutations.txt` lists with the words in it, and runs the tests of `TESTS` on it. Every change must
+make one fail. The exit code is the number of those that did not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_activated.py")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def mutate(mutation: Mutation, project: Path) -> str:
 
 def first_failure(project: Path) -> str | None:
     """The first test that fails in the copy, and how; None if all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", "tests/test_cuda_kernels.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", *TESTS]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=project, env=variables, capture_output=True, text=True, check=False

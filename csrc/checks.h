@@ -85,7 +85,7 @@ inline void check_std(const Problem& p, const std::optional<torch::stable::Tenso
 inline void check_wanted(const Problem& p, bool has_std, bool want_spatial, bool want_channel, bool want_std) {
   STD_TORCH_CHECK(p.has_spatial() || !want_spatial, "want_spatial: expected false without spatial");
   STD_TORCH_CHECK(p.has_channel() || !want_channel, "want_channel: expected false without channel");
-  STD_TORCH_CHECK(has_std || !want_std, "want_std: expected false without channel_std");
+  STD_TORCH_CHECK(has_std || !want_std, "want_std: expected false without std");
 }
 
 }  // namespace dynfilters

@@ -1,6 +1,6 @@
 // Activations of filters and their gradients, for one thread; the formulas are in
-// dynfilters/ops/activations.py. Which activation it is, is a uniform branch at run time: as a
-// template argument it would multiply the kernels by five.
+// dynfilters/ops/activations.py. Which activation it is, is a uniform branch at run time, around
+// whole loops: as a template argument of the kernels it would multiply them by five.
 //
 // Accumulation: in the accumulation type, over the taps of a filter in their order: deterministic.
 #pragma once
@@ -47,77 +47,65 @@ struct GradientSums {
   A mean = 0, dot = 0;
 };
 
-// at(k) is tap k of a filter, wherever it is kept. Unroll: the number of taps where they are in
-// registers, else 1.
-template <class A>
-struct Activator {
-  ActivationKind kind;
-  A gain, eps;           // of filter_norm
-  const A* statistics;   // of all filters, one after the other; null where no kernel left any
-
-  __host__ __device__ __forceinline__ bool is_identity() const { return kind == ActivationKind::kIdentity; }
+// One kind of activation. at(k) is tap k of a filter, wherever it is kept. Unroll: the number of taps
+// where they are in registers, else 1.
+template <ActivationKind kKind, class A>
+struct ActivatorOf {
+  static constexpr bool kIsIdentity = kKind == ActivationKind::kIdentity, kIsTanh = kKind == ActivationKind::kTanh,
+                        kIsSigmoid = kKind == ActivationKind::kSigmoid, kIsSoftmax = kKind == ActivationKind::kSoftmax,
+                        kIsNorm = kKind == ActivationKind::kFilterNorm;
+  A gain, eps;
+  const A* statistics;
 
   template <int Unroll, class At>
   __device__ __forceinline__ Statistics<A> statistics_of(int taps, const At& at) const {
-    if (kind == ActivationKind::kSoftmax) return of_softmax<Unroll>(taps, at);
-    return kind == ActivationKind::kFilterNorm ? of_filter_norm<Unroll>(taps, at) : Statistics<A>{};
+    if constexpr (kIsSoftmax) return of_softmax<Unroll>(taps, at);
+    if constexpr (kIsNorm) return of_norm<Unroll>(taps, at);
+    return {};
+  }
+  // Of the filter whose statistics are left in memory.
+  __device__ __forceinline__ Statistics<A> statistics_at(int64_t filter) const {
+    if constexpr (kIsSoftmax || kIsNorm) return Statistics<A>::load(statistics + filter * Statistics<A>::kNumbers);
+    return {};
   }
 
   // The activated tap, before the gain.
   __device__ __forceinline__ A apply(A tap, const Statistics<A>& s) const {
-    switch (kind) {
-      case ActivationKind::kSigmoid: return A(1) / (A(1) + std::exp(-tap));
-      case ActivationKind::kTanh: return std::tanh(tap);
-      case ActivationKind::kSoftmax: return std::exp(tap - s.shift) * s.factor;
-      case ActivationKind::kFilterNorm: return (tap - s.shift - s.mean) * s.factor;
-      default: return tap;
-    }
+    if constexpr (kIsSigmoid) return A(1) / (A(1) + std::exp(-tap));
+    if constexpr (kIsTanh) return std::tanh(tap);
+    if constexpr (kIsSoftmax) return std::exp(tap - s.shift) * s.factor;
+    if constexpr (kIsNorm) return (tap - s.shift - s.mean) * s.factor;
+    return tap;
   }
-  __device__ __forceinline__ A finish(A tap, const Statistics<A>& s) const { return apply(tap, s) * gain; }
-
-  // A tap of the filter whose statistics are left in memory, if it has any.
-  __device__ __forceinline__ Statistics<A> statistics_at(int64_t filter) const {
-    return statistics ? Statistics<A>::load(statistics + filter * Statistics<A>::kNumbers) : Statistics<A>{};
+  __device__ __forceinline__ A finish(A tap, const Statistics<A>& s) const {
+    return kIsNorm ? apply(tap, s) * gain : apply(tap, s);
   }
-  __device__ __forceinline__ A finish_at(A tap, int64_t filter) const {
-    return is_identity() ? tap : finish(tap, statistics_at(filter));
-  }
-
-  // In place: at(k) is a reference.
-  template <int Unroll, class At>
-  __device__ __forceinline__ void activate(int taps, const At& at) const {
-    if (is_identity()) return;
-    const Statistics<A> s = statistics_of<Unroll>(taps, at);
-#pragma unroll Unroll
-    for (int k = 0; k < taps; ++k) at(k) = finish(at(k), s);
-  }
+  __device__ __forceinline__ A finish_at(A tap, int64_t filter) const { return finish(tap, statistics_at(filter)); }
 
   // grad(k): in activated tap k.
   template <int Unroll, class At, class Grad>
   __device__ __forceinline__ GradientSums<A> sums_of(int taps, const At& at, const Grad& grad,
                                                      const Statistics<A>& s) const {
     GradientSums<A> sums;
-    if (kind != ActivationKind::kSoftmax && kind != ActivationKind::kFilterNorm) return sums;
+    if constexpr (kIsSoftmax || kIsNorm) {
 #pragma unroll Unroll
-    for (int k = 0; k < taps; ++k) {
-      const A g = grad(k);
-      sums.mean += g, sums.dot += g * apply(at(k), s);
+      for (int k = 0; k < taps; ++k) {
+        const A g = grad(k);
+        sums.mean += g, sums.dot += g * apply(at(k), s);
+      }
+      sums.mean /= A(taps);
     }
-    sums.mean /= A(taps);
     return sums;
   }
-
   // The gradient in a raw tap, from that in the activated one.
   __device__ __forceinline__ A gradient(A grad, A tap, const Statistics<A>& s, const GradientSums<A>& sums) const {
     const A out = apply(tap, s);
-    switch (kind) {
-      case ActivationKind::kSigmoid: return grad * out * (A(1) - out);
-      case ActivationKind::kTanh: return grad * (A(1) - out) * (A(1) + out);
-      case ActivationKind::kSoftmax: return out * (grad - sums.dot);
-      case ActivationKind::kFilterNorm:
-        return (grad - sums.mean - (tap - s.shift - s.mean) * (sums.dot * s.slope)) * s.factor * gain;
-      default: return grad;
-    }
+    if constexpr (kIsSigmoid) return grad * out * (A(1) - out);
+    if constexpr (kIsTanh) return grad * (A(1) - out) * (A(1) + out);
+    if constexpr (kIsSoftmax) return out * (grad - sums.dot);
+    if constexpr (kIsNorm)
+      return (grad - sums.mean - (tap - s.shift - s.mean) * (sums.dot * s.slope)) * s.factor * gain;
+    return grad;
   }
 
  private:
@@ -136,7 +124,7 @@ struct Activator {
   // Against the first tap, constant taps are exactly zero, where subtracting a rounded mean would
   // leave noise for the division to blow up.
   template <int Unroll, class At>
-  __device__ __forceinline__ Statistics<A> of_filter_norm(int taps, const At& at) const {
+  __device__ __forceinline__ Statistics<A> of_norm(int taps, const At& at) const {
     Statistics<A> s;
     A variance = 0;
     s.shift = at(0);
@@ -153,6 +141,43 @@ struct Activator {
     s.factor = A(1) / (std + eps);
     s.slope = variance > 0 ? A(1) / (std * A(taps - 1)) : A(0);
     return s;
+  }
+};
+
+// An activation that is known at run time.
+template <class A>
+struct Activator {
+  ActivationKind kind;
+  A gain, eps;          // of filter_norm
+  const A* statistics;  // of all filters, one after the other; null where no kernel reads them
+
+  __host__ __device__ __forceinline__ bool is_identity() const { return kind == ActivationKind::kIdentity; }
+
+  // Calls f(ActivatorOf<…>).
+  template <class F>
+  __device__ __forceinline__ void with(const F& f) const {
+    switch (kind) {
+      case ActivationKind::kSigmoid: return f(ActivatorOf<ActivationKind::kSigmoid, A>{gain, eps, statistics});
+      case ActivationKind::kTanh: return f(ActivatorOf<ActivationKind::kTanh, A>{gain, eps, statistics});
+      case ActivationKind::kSoftmax: return f(ActivatorOf<ActivationKind::kSoftmax, A>{gain, eps, statistics});
+      case ActivationKind::kFilterNorm: return f(ActivatorOf<ActivationKind::kFilterNorm, A>{gain, eps, statistics});
+      default: return f(ActivatorOf<ActivationKind::kIdentity, A>{gain, eps, statistics});
+    }
+  }
+  // A whole filter, in place: at(k) is a reference.
+  template <int Unroll, class At>
+  __device__ __forceinline__ void activate(int taps, const At& at) const {
+    with([&](const auto& how) {
+      if constexpr (how.kIsIdentity) return;
+      const Statistics<A> s = how.template statistics_of<Unroll>(taps, at);
+#pragma unroll Unroll
+      for (int k = 0; k < taps; ++k) at(k) = how.finish(at(k), s);
+    });
+  }
+  // A tap of the filter whose statistics are left in memory.
+  __device__ __forceinline__ A finish_at(A tap, int64_t filter) const {
+    with([&](const auto& how) { tap = how.finish_at(tap, filter); });
+    return tap;
   }
 };
 

@@ -45,14 +45,14 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
       const int oy = qy - step * (k / K - K / 2), ox = qx - step * (k % K - K / 2);
       s[k] = rows[k / K] && columns[k % K] ? read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]) : 0.f;
     }
-    if (!raw.of_spatial.is_identity()) {
-      const int64_t filter = (block.b * p.groups + block.g) * height * width;
+    const int64_t filter = (block.b * p.groups + block.g) * height * width;
+    raw.of_spatial.with([&](const auto& how) {
 #pragma unroll
       for (int k = 0; k < taps; ++k) {
         const int oy = qy - step * (k / K - K / 2), ox = qx - step * (k % K - K / 2);
-        if (rows[k / K] && columns[k % K]) s[k] = raw.of_spatial.finish_at(s[k], filter + oy * width + ox);
+        if (rows[k / K] && columns[k % K]) s[k] = how.finish_at(s[k], filter + oy * width + ox);
       }
-    }
+    });
   }
   const int64_t c0 = block.first + slice;
   const int column_step = -int(p.ys[3]) * step, row_step = -int(p.ys[2]) * step - (K - 1) * column_step;

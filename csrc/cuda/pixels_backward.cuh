@@ -57,13 +57,14 @@ __global__ void __launch_bounds__(kPixelThreads, 1)
         if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width))
           s[k] = read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
       }
-      if (!raw.of_spatial.is_identity())
+      raw.of_spatial.with([&](const auto& how) {
 #pragma unroll
         for (int k = 0; k < taps; ++k) {
           const int oy = qy - step * (k / 3 - 1), ox = qx - step * (k % 3 - 1);
           if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width))
-            s[k] = raw.of_spatial.finish_at(s[k], filter + oy * width + ox);
+            s[k] = how.finish_at(s[k], filter + oy * width + ox);
         }
+      });
     }
 #pragma unroll
     for (int k = 0; k < taps; ++k) {

@@ -40,14 +40,14 @@ __global__ void __launch_bounds__(kPixelThreads, 2)
   const int scale = int(p.scale), stride = int(p.stride), step = int(p.dilation);
   const int width = int(p.cols) * scale, positions = int(p.rows) * scale * width;
   const int g = Op::kSpatial ? c / int(p.channels / p.groups) : 0;
+  const T* spatial = Op::kSpatial ? raw.spatial + b * p.ss[0] + g * p.ss[1] : nullptr;
+  const int64_t filter = (b * p.groups + g) * positions;
   x += b * p.xs[0] + c, y += b * p.ys[0] + c;
   for (int i = slot; i < work.length; i += work.slots) {
     const int position = tile * work.length + i, oy = position / width, ox = position % width;
     if (position >= positions) return;
     const int top = oy / scale * stride - step * (K / 2), left = ox / scale * stride - step * (K / 2);
-    const T* spatial = Op::kSpatial ? raw.spatial + b * p.ss[0] + g * p.ss[1] + oy * p.ss[3] + ox * p.ss[4] : nullptr;
-    Statistics<float> statistics;
-    if constexpr (Op::kSpatial) statistics = raw.of_spatial.statistics_at((b * p.groups + g) * positions + position);
+    const T* at = Op::kSpatial ? spatial + oy * p.ss[3] + ox * p.ss[4] : nullptr;
     float totals[kVector] = {};
 #pragma unroll 1
     for (int first_row = 0; first_row < K; first_row += rows) {
@@ -55,10 +55,12 @@ __global__ void __launch_bounds__(kPixelThreads, 2)
       float s[rows * K] = {};
       if constexpr (Op::kSpatial) {
 #pragma unroll
-        for (int j = 0; j < rows * K; ++j) s[j] = read(spatial + (first_row * K + j) * p.ss[2]);
-        if (!raw.of_spatial.is_identity())
+        for (int j = 0; j < rows * K; ++j) s[j] = read(at + (first_row * K + j) * p.ss[2]);
+        raw.of_spatial.with([&](const auto& how) {
+          const auto statistics = how.statistics_at(filter + position);
 #pragma unroll
-          for (int j = 0; j < rows * K; ++j) s[j] = raw.of_spatial.finish(s[j], statistics);
+          for (int j = 0; j < rows * K; ++j) s[j] = how.finish(s[j], statistics);
+        });
       }
 #pragma unroll
       for (int j = 0; j < rows * K; ++j) {

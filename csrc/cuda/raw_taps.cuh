@@ -22,10 +22,6 @@ struct RawTaps {
   __device__ __forceinline__ A std_at(int64_t c, int64_t k, int taps, int64_t phase) const {
     return channel_std ? read(channel_std + (c * taps + k) * std_phases + (std_phases > 1 ? phase : 0)) : A(1);
   }
-  // A tap whose statistics a kernel left in memory, if it has any.
-  __device__ __forceinline__ A channel_tap(A tap, int64_t filter, int64_t c, int64_t k, int taps, int64_t phase) const {
-    return of_channel.finish_at(tap, filter) * std_at(c, k, taps, phase);
-  }
   __host__ __device__ __forceinline__ bool changes_channel() const { return !of_channel.is_identity() || channel_std; }
   // The filter of channel c, in place: at(k) is a reference to tap k.
   template <int Unroll, class At>
@@ -37,10 +33,8 @@ struct RawTaps {
   }
 
  private:
-  // Only filter_norm has a gain.
   static Activator<A> activator(const Activation& how, const void* statistics) {
-    const bool normed = how.kind == ActivationKind::kFilterNorm;
-    return {how.kind, normed ? A(how.gain) : A(1), A(how.eps), static_cast<const A*>(statistics)};
+    return {how.kind, A(how.gain), A(how.eps), static_cast<const A*>(statistics)};
   }
 };
 

@@ -21,7 +21,8 @@ __device__ __forceinline__ void read_shifted(const T* from, int x, int width, bo
 }
 
 // Activates them, where `filter` is the row's first one.
-__device__ __forceinline__ void finish_shifted(const Activator<float>& how, int64_t filter, int x, int width, bool row,
+template <class Activation>
+__device__ __forceinline__ void finish_shifted(const Activation& how, int64_t filter, int x, int width, bool row,
                                                float (&taps)[kRun]) {
 #pragma unroll
   for (int v = 0; v < kRun; ++v)
@@ -53,15 +54,15 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
       const bool row = active && unsigned(oy) < unsigned(height);
       read_shifted(spatial + k * p.ss[2] + oy * p.ss[3], qx - (k % K - 1), width, row, s[k]);
     }
-    if (!raw.of_spatial.is_identity()) {
-      const int64_t filter = (block.b * p.groups + block.g) * height * width;
+    const int64_t filter = (block.b * p.groups + block.g) * height * width;
+    raw.of_spatial.with([&](const auto& how) {
 #pragma unroll
       for (int k = 0; k < taps; ++k) {
         const int oy = qy - (k / K - 1);
         const bool row = active && unsigned(oy) < unsigned(height);
-        finish_shifted(raw.of_spatial, filter + oy * width, qx - (k % K - 1), width, row, s[k]);
+        finish_shifted(how, filter + oy * width, qx - (k % K - 1), width, row, s[k]);
       }
-    }
+    });
   }
   const int runs = work.tile_columns / kRun, window_at = lane / runs * pitch + (lane % runs + 1) * kRun;
   const int64_t c0 = block.first + slice;

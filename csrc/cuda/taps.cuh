@@ -55,8 +55,9 @@ __device__ __forceinline__ void store_statistics(const StatisticsOf<T>& of, int6
   const T* raw = of.filters.tap(i);
   const auto tap = [&](int k) { return read(raw + k * of.filters.strides[2]); };
   const int taps = Taps ? Taps : int(of.filters.taps);
-  of.filters.how.template statistics_of<Taps ? Taps : 1>(taps, tap).store(
-      of.to + i * Statistics<Accumulator<T>>::kNumbers);
+  of.filters.how.with([&](const auto& how) {
+    how.template statistics_of<Taps ? Taps : 1>(taps, tap).store(of.to + i * Statistics<Accumulator<T>>::kNumbers);
+  });
 }
 
 template <class T, int Taps>
@@ -95,12 +96,13 @@ __device__ __forceinline__ void differentiate(const GradientOf<T>& of, int64_t i
   const T* raw = of.filters.tap(i);
   const auto tap = [&](int k) { return read(raw + k * of.filters.strides[2]); };
   const auto grad = [&](int k) { return of.given(element + k * plane) * std(k); };
-  const auto& how = of.filters.how;
-  const auto statistics = how.statistics_at(i);
-  const auto sums = how.template sums_of<unroll>(taps, tap, grad, statistics);
+  of.filters.how.with([&](const auto& how) {
+    const auto statistics = how.statistics_at(i);
+    const auto sums = how.template sums_of<unroll>(taps, tap, grad, statistics);
 #pragma unroll unroll
-  for (int k = 0; k < taps; ++k)
-    of.to[element + k * plane] = narrow<T>(how.gradient(grad(k), tap(k), statistics, sums));
+    for (int k = 0; k < taps; ++k)
+      of.to[element + k * plane] = narrow<T>(how.gradient(grad(k), tap(k), statistics, sums));
+  });
 }
 
 // Element i of the gradient of channel_std: (count, taps, phases or 1).

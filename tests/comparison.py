@@ -105,8 +105,8 @@ def compare(ours: Given, case: Filter2dCase, given: Given) -> None:
 def activations_of(
     case: Filter2dCase, spatial: str, channel: str, dtype: torch.dtype, shared_std: bool = False
 ) -> Activations:
-    """With gains, an ε, and a std where channel taps are normalized: one for all phases, or one
-    each. What cannot be normalized, a single tap, goes through tanh."""
+    """With gains, an ε that shows, and a std where channel taps are normalized: one for all phases,
+    or one each. What cannot be normalized, a single tap, goes through tanh."""
     taps = case.kernel[0] * case.kernel[1]
     if taps == 1:
         spatial, channel = ("tanh" if n == "filter_norm" else n for n in (spatial, channel))
@@ -114,7 +114,7 @@ def activations_of(
     if case.channel and channel == "filter_norm":
         phases = (case.scale**2,) if case.phases and not shared_std else ()
         std = (torch.rand(case.size[1], taps, *phases, dtype=torch.float64) + 0.5).to(dtype)
-    return Activations(spatial, channel, 0.7, 1.3, activations.epsilon(1e-10, dtype), std)
+    return Activations(spatial, channel, 0.7, 1.3, 2**-5, std)
 
 
 def truth_activated(case: Filter2dCase, given: Given, how: Activations) -> Given:

@@ -19,7 +19,7 @@ struct Statistics {
   A shift = 0;   // softmax: the largest tap; filter_norm: the first tap
   A mean = 0;    // filter_norm: of the taps less the first
   A factor = 1;  // softmax: 1 / Σ exp(t - shift); filter_norm: 1 / (std + ε)
-  A slope = 0;   // filter_norm: 1 / (std · (K - 1)), or 0 for constant taps
+  A slope = 0;   // filter_norm: 1 / (std · (K - 1))
 
   // As whole 16-byte words.
   static __device__ __forceinline__ Statistics load(const A* from) {
@@ -137,9 +137,9 @@ struct ActivatorOf {
       variance += centred * centred;
     }
     variance /= A(taps - 1);
-    const A std = std::sqrt(variance > 0 ? variance : A(1));
+    const A std = std::sqrt(variance > 0 ? variance : A(1));  // 1 gives constant taps a gradient without 1 / ε
     s.factor = A(1) / (std + eps);
-    s.slope = variance > 0 ? A(1) / (std * A(taps - 1)) : A(0);
+    s.slope = A(1) / (std * A(taps - 1));
     return s;
   }
 };

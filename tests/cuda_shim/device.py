@@ -113,6 +113,11 @@ class Device:
         self.operands.append(Operand(name, begin, end - begin, values, uses, self.base + begin))
         return self.operands[-1]
 
+    @property
+    def launches(self) -> int:
+        """How many since `reset`."""
+        return self.library.shim_launches()
+
     def check(self) -> None:
         """Raises what went wrong since `reset`."""
         failure = self.library.shim_failure()

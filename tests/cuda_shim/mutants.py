@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_activated.py")
+TESTS = ("tests/test_cuda_kernels_activated.py", "tests/test_cuda_kernels.py")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 // Activations of filters and their gradients, for one thread; the formulas are in
-// dynfilters/ops/activations.py. Which activation it is, is a uniform branch at run time, around
-// whole loops: as a template argument of the kernels it would multiply them by five.
+// dynfilters/ops/activations.py. Which activation it is, is a uniform branch at run time: as a
+// template argument it would multiply the kernels by five.
 //
 // Accumulation: in the accumulation type, over the taps of a filter in their order: deterministic.
 #pragma once
@@ -47,68 +47,96 @@ struct GradientSums {
   A mean = 0, dot = 0;
 };
 
-// One kind of activation. at(k) is tap k of a filter, wherever it is kept. Unroll: the number of taps
-// where they are in registers, else 1.
-template <ActivationKind kKind, class A>
-struct ActivatorOf {
-  static constexpr bool kIsIdentity = kKind == ActivationKind::kIdentity, kIsTanh = kKind == ActivationKind::kTanh,
-                        kIsSigmoid = kKind == ActivationKind::kSigmoid, kIsSoftmax = kKind == ActivationKind::kSoftmax,
-                        kIsNorm = kKind == ActivationKind::kFilterNorm;
-  A gain, eps;
-  const A* statistics;
+// at(k) is tap k of a filter, wherever it is kept. Unroll: the number of taps where they are in
+// registers, else 1. kKnown: the kind, where that is known to the compiler.
+constexpr int kUnknown = -1;
+
+template <class A, int kKnown = kUnknown>
+struct Activator {
+  ActivationKind kind;
+  A gain, eps;          // of filter_norm
+  const A* statistics;  // of all filters, one after the other; null where no kernel reads them
+
+  __host__ __device__ __forceinline__ bool is(ActivationKind one) const {
+    return kKnown == kUnknown ? kind == one : kKnown == int(one);
+  }
+  __host__ __device__ __forceinline__ bool is_identity() const { return is(ActivationKind::kIdentity); }
+
+  // Calls f with an activator for loops over taps. It knows its kind where a tap takes next to
+  // nothing, so that the loop holds no branch; else it finds out at each tap, since the longer
+  // kinds would each have a loop of their own to compile.
+  template <class F>
+  __device__ __forceinline__ void with(const F& f) const {
+    constexpr int identity = int(ActivationKind::kIdentity), norm = int(ActivationKind::kFilterNorm);
+    if (is(ActivationKind::kIdentity)) return f(Activator<A, identity>{kind, gain, eps, statistics});
+    if (is(ActivationKind::kFilterNorm)) return f(Activator<A, norm>{kind, gain, eps, statistics});
+    f(*this);
+  }
 
   template <int Unroll, class At>
   __device__ __forceinline__ Statistics<A> statistics_of(int taps, const At& at) const {
-    if constexpr (kIsSoftmax) return of_softmax<Unroll>(taps, at);
-    if constexpr (kIsNorm) return of_norm<Unroll>(taps, at);
-    return {};
+    if (is(ActivationKind::kSoftmax)) return of_softmax<Unroll>(taps, at);
+    return is(ActivationKind::kFilterNorm) ? of_norm<Unroll>(taps, at) : Statistics<A>{};
   }
   // Of the filter whose statistics are left in memory.
   __device__ __forceinline__ Statistics<A> statistics_at(int64_t filter) const {
-    if constexpr (kIsSoftmax || kIsNorm) return Statistics<A>::load(statistics + filter * Statistics<A>::kNumbers);
-    return {};
+    if (!has_statistics()) return {};
+    return Statistics<A>::load(statistics + filter * Statistics<A>::kNumbers);
   }
 
-  // The activated tap, before the gain.
-  __device__ __forceinline__ A apply(A tap, const Statistics<A>& s) const {
-    if constexpr (kIsSigmoid) return A(1) / (A(1) + std::exp(-tap));
-    if constexpr (kIsTanh) return std::tanh(tap);
-    if constexpr (kIsSoftmax) return std::exp(tap - s.shift) * s.factor;
-    if constexpr (kIsNorm) return (tap - s.shift - s.mean) * s.factor;
-    return tap;
-  }
   __device__ __forceinline__ A finish(A tap, const Statistics<A>& s) const {
-    return kIsNorm ? apply(tap, s) * gain : apply(tap, s);
+    return is(ActivationKind::kFilterNorm) ? apply(tap, s) * gain : apply(tap, s);
   }
   __device__ __forceinline__ A finish_at(A tap, int64_t filter) const { return finish(tap, statistics_at(filter)); }
+
+  // A whole filter, in place: at(k) is a reference.
+  template <int Unroll, class At>
+  __device__ __forceinline__ void activate(int taps, const At& at) const {
+    if (is_identity()) return;
+    with([&](const auto& how) {
+      const Statistics<A> s = how.template statistics_of<Unroll>(taps, at);
+#pragma unroll Unroll
+      for (int k = 0; k < taps; ++k) at(k) = how.finish(at(k), s);
+    });
+  }
 
   // grad(k): in activated tap k.
   template <int Unroll, class At, class Grad>
   __device__ __forceinline__ GradientSums<A> sums_of(int taps, const At& at, const Grad& grad,
                                                      const Statistics<A>& s) const {
     GradientSums<A> sums;
-    if constexpr (kIsSoftmax || kIsNorm) {
+    if (!has_statistics()) return sums;
 #pragma unroll Unroll
-      for (int k = 0; k < taps; ++k) {
-        const A g = grad(k);
-        sums.mean += g, sums.dot += g * apply(at(k), s);
-      }
-      sums.mean /= A(taps);
+    for (int k = 0; k < taps; ++k) {
+      const A g = grad(k);
+      sums.mean += g, sums.dot += g * apply(at(k), s);
     }
+    sums.mean /= A(taps);
     return sums;
   }
   // The gradient in a raw tap, from that in the activated one.
   __device__ __forceinline__ A gradient(A grad, A tap, const Statistics<A>& s, const GradientSums<A>& sums) const {
     const A out = apply(tap, s);
-    if constexpr (kIsSigmoid) return grad * out * (A(1) - out);
-    if constexpr (kIsTanh) return grad * (A(1) - out) * (A(1) + out);
-    if constexpr (kIsSoftmax) return out * (grad - sums.dot);
-    if constexpr (kIsNorm)
+    if (is(ActivationKind::kSigmoid)) return grad * out * (A(1) - out);
+    if (is(ActivationKind::kTanh)) return grad * (A(1) - out) * (A(1) + out);
+    if (is(ActivationKind::kSoftmax)) return out * (grad - sums.dot);
+    if (is(ActivationKind::kFilterNorm))
       return (grad - sums.mean - (tap - s.shift - s.mean) * (sums.dot * s.slope)) * s.factor * gain;
     return grad;
   }
 
  private:
+  __device__ __forceinline__ bool has_statistics() const {
+    return is(ActivationKind::kSoftmax) || is(ActivationKind::kFilterNorm);
+  }
+  // The activated tap, before the gain.
+  __device__ __forceinline__ A apply(A tap, const Statistics<A>& s) const {
+    if (is(ActivationKind::kSigmoid)) return A(1) / (A(1) + std::exp(-tap));
+    if (is(ActivationKind::kTanh)) return std::tanh(tap);
+    if (is(ActivationKind::kSoftmax)) return std::exp(tap - s.shift) * s.factor;
+    if (is(ActivationKind::kFilterNorm)) return (tap - s.shift - s.mean) * s.factor;
+    return tap;
+  }
   template <int Unroll, class At>
   __device__ __forceinline__ static Statistics<A> of_softmax(int taps, const At& at) {
     Statistics<A> s;
@@ -141,43 +169,6 @@ struct ActivatorOf {
     s.factor = A(1) / (std + eps);
     s.slope = A(1) / (std * A(taps - 1));
     return s;
-  }
-};
-
-// An activation that is known at run time.
-template <class A>
-struct Activator {
-  ActivationKind kind;
-  A gain, eps;          // of filter_norm
-  const A* statistics;  // of all filters, one after the other; null where no kernel reads them
-
-  __host__ __device__ __forceinline__ bool is_identity() const { return kind == ActivationKind::kIdentity; }
-
-  // Calls f(ActivatorOf<…>).
-  template <class F>
-  __device__ __forceinline__ void with(const F& f) const {
-    switch (kind) {
-      case ActivationKind::kSigmoid: return f(ActivatorOf<ActivationKind::kSigmoid, A>{gain, eps, statistics});
-      case ActivationKind::kTanh: return f(ActivatorOf<ActivationKind::kTanh, A>{gain, eps, statistics});
-      case ActivationKind::kSoftmax: return f(ActivatorOf<ActivationKind::kSoftmax, A>{gain, eps, statistics});
-      case ActivationKind::kFilterNorm: return f(ActivatorOf<ActivationKind::kFilterNorm, A>{gain, eps, statistics});
-      default: return f(ActivatorOf<ActivationKind::kIdentity, A>{gain, eps, statistics});
-    }
-  }
-  // A whole filter, in place: at(k) is a reference.
-  template <int Unroll, class At>
-  __device__ __forceinline__ void activate(int taps, const At& at) const {
-    with([&](const auto& how) {
-      if constexpr (how.kIsIdentity) return;
-      const Statistics<A> s = how.template statistics_of<Unroll>(taps, at);
-#pragma unroll Unroll
-      for (int k = 0; k < taps; ++k) at(k) = how.finish(at(k), s);
-    });
-  }
-  // A tap of the filter whose statistics are left in memory.
-  __device__ __forceinline__ A finish_at(A tap, int64_t filter) const {
-    with([&](const auto& how) { tap = how.finish_at(tap, filter); });
-    return tap;
   }
 };
 

@@ -13,7 +13,7 @@ namespace dynfilters::cuda {
 constexpr int kStagedThreads = 256;
 
 template <class T, class Op>
-__global__ void __launch_bounds__(kStagedThreads, 2)
+__global__ void __launch_bounds__(kStagedThreads, Op::kChannel ? 2 : 3)
     staged_forward(Problem p, Work work, const T* x, RawTaps<T> raw, T* y) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);

@@ -20,8 +20,8 @@ void differentiate_all(const Problem& p, const Typed<T>& o, const TapTargets<T>&
                               to.spatial.partial ? to.spatial.result : nullptr};
   const GradientOf<T> channel{channel_of(p, o.raw), to.channel.partial, parts.tiles,
                               to.channel.partial ? to.channel.result : nullptr};
-  const int64_t items = (spatial.to ? spatial.filters.size() : 0) + (channel.to ? channel.filters.size() : 0) +
-                        (o.grad_std ? p.channels * p.taps() * o.raw.std_phases : 0);
+  const int64_t stds = o.grad_std ? p.channels * p.taps() * o.raw.std_phases : 0;
+  const int64_t items = spatial.size() + channel.size() + stds;
   if (!items) return;
   with_taps<T>(p, [&](auto taps) {
     launch(taps_backward<T, decltype(taps)::value>, grid_of(blocks_for(items, kFilterThreads)),
@@ -52,7 +52,7 @@ Operands prepare(const Problem& p, Operands operands, const NeededStatistics& ne
   const StatisticsOf<T> spatial{spatial_of(p, raw), take(needed.spatial, spatial_filters(p))};
   const StatisticsOf<T> channel{channel_of(p, raw), take(needed.channel, channel_filters(p))};
   operands.spatial_statistics = spatial.to, operands.channel_statistics = channel.to, operands.workspace = free;
-  const int64_t filters = (spatial.to ? spatial.filters.size() : 0) + (channel.to ? channel.filters.size() : 0);
+  const int64_t filters = spatial.size() + channel.size();
   if (filters)
     with_taps<T>(p, [&](auto taps) {
       launch(taps_statistics<T, decltype(taps)::value>, grid_of(blocks_for(filters, kFilterThreads)),

@@ -1,7 +1,8 @@
 // What is done to taps before and behind the kernels that filter: a thread takes one filter.
 //
 // Accumulation: in the accumulation type. Parts in their order, then as activate.cuh says;
-// grad std over samples, then phases, in their order. Deterministic; every element is written once.
+// grad std over samples, then phases, in their order. Deterministic; every element is written once,
+// where `from` and `to` are one array by the thread that read it.
 #pragma once
 #include "grid.cuh"
 #include "targets.cuh"
@@ -47,6 +48,8 @@ template <class T>
 struct StatisticsOf {
   Filters<T> filters;
   Accumulator<T>* to;
+
+  __host__ __device__ __forceinline__ int64_t size() const { return to ? filters.size() : 0; }
 };
 
 // Taps: their number, or 0 where that is known at run time only.
@@ -62,7 +65,7 @@ __device__ __forceinline__ void store_statistics(const StatisticsOf<T>& of, int6
 
 template <class T, int Taps>
 __global__ void __launch_bounds__(kFilterThreads) taps_statistics(StatisticsOf<T> spatial, StatisticsOf<T> channel) {
-  const int64_t first = spatial.to ? spatial.filters.size() : 0, second = channel.to ? channel.filters.size() : 0;
+  const int64_t first = spatial.size(), second = channel.size();
   for (int64_t i = first_element(); i < first + second; i += element_step()) {
     if (i < first)
       store_statistics<Taps>(spatial, i);
@@ -79,6 +82,7 @@ struct GradientOf {
   int parts;
   T* to;
 
+  __host__ __device__ __forceinline__ int64_t size() const { return to ? filters.size() : 0; }
   __device__ __forceinline__ Accumulator<T> given(int64_t element) const {
     const int64_t elements = filters.size() * filters.taps;
     Accumulator<T> total = 0;
@@ -124,7 +128,7 @@ template <class T, int Taps>
 __global__ void __launch_bounds__(kFilterThreads)
     taps_backward(GradientOf<T> spatial, GradientOf<T> channel, RawTaps<T> raw, T* grad_std) {
   using A = Accumulator<T>;
-  const int64_t first = spatial.to ? spatial.filters.size() : 0, second = channel.to ? channel.filters.size() : 0;
+  const int64_t first = spatial.size(), second = channel.size();
   const int64_t third = grad_std ? channel.filters.count * channel.filters.taps * raw.std_phases : 0;
   for (int64_t i = first_element(); i < first + second + third; i += element_step()) {
     if (i < first) {

@@ -82,6 +82,7 @@ PATHS = [
     (Filter2dCase("pixels", size=(2, 64, 4, 5), dilation=2), "channels last"),
     (Filter2dCase("pixels, add", size=(1, 256, 3, 3), combine="add"), "channels last"),
     (Filter2dCase("pixels, 5", size=(2, 12, 5, 7), kernel=(5, 5), groups=1), "channels last"),
+    (Filter2dCase("pixels, 5, two parts", (1, 264, 1, 2), (5, 5), groups=1), "channels last"),
     (Filter2dCase("generic", size=(2, 4, 5, 6), kernel=(3, 5)), "contiguous"),
     (Filter2dCase("generic, phases", size=(2, 4, 3, 4), scale=2, phases=True), "contiguous"),
 ]
@@ -136,7 +137,7 @@ def test_taps_that_are_large_or_nearly_alike(
             assert (ours.double() - right).abs().max() <= 1e-5 * max(1, right.abs().max())
 
 
-STD = [PATHS[i] for i in (0, 2, 5, 8, 9)]
+STD = [PATHS[i] for i in (0, 2, 5, 9, 10)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)

@@ -12,6 +12,10 @@ struct Activation {
   bool is_identity() const { return kind == ActivationKind::kIdentity; }
 };
 
+struct Activations {
+  Activation spatial, channel;
+};
+
 // False: there is none of that name.
 inline bool activation_of(const std::string& name, double gain, double eps, Activation& out) {
   out = {ActivationKind::kIdentity, gain, eps};

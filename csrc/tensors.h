@@ -45,6 +45,12 @@ Storage storage_of(const Tensor& x) {
   return Storage::kFloat64;
 }
 
+inline Sizes sizes_of(const Tensor& tensor) {
+  Sizes found;
+  for (int64_t i = 0; i < tensor.dim(); ++i) found.push_back(tensor.size(i));
+  return found;
+}
+
 // Dense with the channels side by side, and not also dense the other way.
 inline bool is_channels_last(const Tensor& x) {
   if (x.is_contiguous()) return false;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from cases import LAYOUTS, Filter2dCase
 from torch import Tensor
 
-from dynfilters.ops import reference
+from dynfilters.ops import activations, reference
 from dynfilters.ops.reference import Geometry
 
 # How far a result may be from the true one, in units of the largest value. All but float64
@@ -23,6 +24,29 @@ BOUNDS = {
 # Where vectors of 4, 8 and 16 elements and warps of 32 pixels begin and end.
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 40, 56, 63, 64, 65)
 Given = list[Tensor | None]  # grad, x, spatial, channel
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What `filter2d_activated` takes more than `filter2d`; `std` is channel_std."""
+
+    spatial: str = "identity"
+    channel: str = "identity"
+    spatial_gain: float = 1.0
+    channel_gain: float = 1.0
+    eps: float = 0.0
+    std: Tensor | None = None
+
+    @property
+    def of_spatial(self) -> tuple:
+        """What `activations.activate` takes behind spatial taps."""
+        return self.spatial, self.spatial_gain, None, self.eps
+
+    @property
+    def of_channel(self) -> tuple:
+        """What it takes behind channel taps."""
+        std = None if self.std is None else self.std.double()
+        return self.channel, self.channel_gain, std, self.eps
 
 
 def channels_last(tensor: Tensor) -> Tensor:
@@ -73,6 +97,46 @@ def compare(ours: Given, case: Filter2dCase, given: Given) -> None:
     """y and the gradients of x, spatial and channel against the true ones."""
     names = ("y", "grad_x", "grad_spatial", "grad_channel")
     for found, right, name in zip(ours, truth(case, given), names, strict=True):
+        assert (found is None) == (right is None), name
+        if found is not None:
+            check(found, right, name)
+
+
+def activations_of(
+    case: Filter2dCase, spatial: str, channel: str, dtype: torch.dtype, shared_std: bool = False
+) -> Activations:
+    """With gains, an ε that shows, and a std where channel taps are normalized: one for all phases,
+    or one each. What cannot be normalized, a single tap, goes through tanh."""
+    taps = case.kernel[0] * case.kernel[1]
+    if taps == 1:
+        spatial, channel = ("tanh" if n == "filter_norm" else n for n in (spatial, channel))
+    std = None
+    if case.channel and channel == "filter_norm":
+        phases = (case.scale**2,) if case.phases and not shared_std else ()
+        std = (torch.rand(case.size[1], taps, *phases, dtype=torch.float64) + 0.5).to(dtype)
+    return Activations(spatial, channel, 0.7, 1.3, 2**-5, std)
+
+
+def truth_activated(case: Filter2dCase, given: Given, how: Activations) -> Given:
+    """The same of `filter2d_activated`, and the gradient of its std."""
+    raw_spatial, raw_channel = (None if t is None else t.double() for t in given[2:])
+    spatial = None if raw_spatial is None else activations.activate(raw_spatial, *how.of_spatial)
+    channel = None if raw_channel is None else activations.activate(raw_channel, *how.of_channel)
+    y, grad_x, grad_s, grad_c = truth(case, [*given[:2], spatial, channel])
+    grad_std = None
+    if how.std is not None:
+        grad_std = activations.activate_backward_std(grad_c, raw_channel, *how.of_channel[1:])
+    if grad_s is not None:
+        grad_s = activations.activate_backward(grad_s, raw_spatial, *how.of_spatial)
+    if grad_c is not None:
+        grad_c = activations.activate_backward(grad_c, raw_channel, *how.of_channel)
+    return [y, grad_x, grad_s, grad_c, grad_std]
+
+
+def compare_activated(ours: Given, case: Filter2dCase, given: Given, how: Activations) -> None:
+    """y and the gradients of x, spatial, channel and std against the true ones."""
+    names = ("y", "grad_x", "grad_spatial", "grad_channel", "grad_std")
+    for found, right, name in zip(ours, truth_activated(case, given, how), names, strict=True):
         assert (found is None) == (right is None), name
         if found is not None:
             check(found, right, name)

@@ -122,3 +122,60 @@ def test_bad_input_is_named(changed: dict, message: str) -> None:
     given = {"x": torch.ones(2, 4, 5, 6), "channel": torch.ones(2, 4, 9), "kernel_size": 3}
     with pytest.raises(ValueError, match=message):
         filter2d_activated(**{**given, **changed})
+
+
+SOUND = {
+    "x": (2, 4, 5, 6),
+    "spatial": (2, 2, 9, 5, 6),
+    "channel": (2, 4, 9),
+    "channel_std": (4, 9),
+    "kernel_size": (3, 3),
+    "geometry": (1, 1, 1, "mul"),
+    "spatial_activation": "filter_norm",
+    "channel_activation": "filter_norm",
+    "numbers": (1.0, 1.0, 0.0),
+}
+ONE_TAP = {
+    "spatial": (2, 2, 1, 5, 6),
+    "channel": (2, 4, 1),
+    "channel_std": None,
+    "kernel_size": (1, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"spatial_activation": "relu"}, "spatial_activation"),
+        ({"channel_activation": ""}, "channel_activation"),
+        ({"channel_activation": "softmax"}, "channel_std"),
+        ({"channel": None}, "channel_std"),
+        ({"channel_std": (4, 8)}, "channel_std"),
+        ({"channel_std": (4,)}, "channel_std"),
+        ({"channel_std": (4, 9, 4)}, "channel_std"),
+        (ONE_TAP, "spatial"),
+        ({**ONE_TAP, "spatial_activation": "tanh"}, "channel"),
+        ({"spatial": (2, 2, 8, 5, 6)}, "spatial"),
+    ],
+    ids=str,
+)
+def test_the_raw_ops_refuse_what_does_not_fit(wrong: dict, named: str) -> None:
+    """By name, on either backend: the native kernels would read outside the tensors."""
+    *shapes, kernel_size, geometry, spatial, channel, numbers = {**SOUND, **wrong}.values()
+    tensors = [None if shape is None else torch.zeros(shape) for shape in shapes]
+    options = kernel_size, *geometry, spatial, channel, *numbers
+    ops = torch.ops.dynfilters
+    with pytest.raises((ValueError, RuntimeError), match=f"{named}: "):
+        ops.filter2d_activated(*tensors, *options)
+    with pytest.raises((ValueError, RuntimeError), match=f"{named}: "):
+        ops.filter2d_activated_backward(tensors[0], *tensors, *options, *[True] * 4)
+
+
+@pytest.mark.parametrize("name", ["spatial", "channel", "std"])
+def test_the_raw_gradient_of_what_is_not_there_is_refused(name: str) -> None:
+    x, taps = torch.zeros(2, 4, 5, 6), torch.zeros(2, 4, 9)
+    tensors = (x, taps.new_zeros(2, 1, 9, 5, 6), None) if name == "channel" else (x, None, taps)
+    options = (3, 3), 1, 1, 1, "mul", "tanh", "tanh", 1.0, 1.0, 0.0
+    wanted = [False, name == "spatial", name == "channel", name == "std"]
+    with pytest.raises((ValueError, RuntimeError), match=f"want_{name}: expected"):
+        torch.ops.dynfilters.filter2d_activated_backward(x, *tensors, None, *options, *wanted)

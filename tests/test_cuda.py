@@ -58,7 +58,7 @@ def _kernels_that_live() -> Iterator[None]:
 
 def run(case: Filter2dCase, given: Given) -> Given:
     """y and the gradients of x, spatial and channel, on the GPU and brought back."""
-    grad, *tensors = (None if t is None else _move(t) for t in given)
+    grad, *tensors = (None if t is None else move(t) for t in given)
     ops = torch.ops.dynfilters
     y = ops.filter2d(*tensors, *case.positional)
     wanted = [t is not None for t in tensors]
@@ -67,7 +67,7 @@ def run(case: Filter2dCase, given: Given) -> Given:
     return [y.cpu(), *gradients]
 
 
-def _move(tensor: Tensor) -> Tensor:
+def move(tensor: Tensor) -> Tensor:
     """To the GPU with its strides, and NaN between its elements."""
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     room = torch.full((reach if tensor.numel() else 0,), float("nan"), dtype=tensor.dtype)

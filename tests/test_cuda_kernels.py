@@ -157,6 +157,15 @@ def test_elements_more_than_2_to_the_31_apart(kernels: Kernels, name: str, store
     compare(run(kernels, case, given, Mode(apart=(apart,))), case, given)
 
 
+@pytest.mark.parametrize("name", ["x", "spatial", "grad"])
+def test_rows_more_than_2_to_the_31_elements_apart(kernels: Kernels, name: str) -> None:
+    case = Filter2dCase("rows apart", size=(1, 2, 2, 8), groups=1)
+    given = operands(case, torch.bfloat16)
+    strides = given[("grad", "x", "spatial").index(name)].stride()
+    apart = (name, (*strides[:-2], 2**31 + 64, 1))
+    compare(run(kernels, case, given, Mode(apart=(apart,))), case, given)
+
+
 @pytest.mark.parametrize("stored", ["contiguous", "channels last"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_infinities_go_where_a_convolution_lets_them(
@@ -173,5 +182,5 @@ def test_infinities_go_where_a_convolution_lets_them(
 
 @pytest.mark.slow
 def test_mutants_are_noticed() -> None:
-    """Some seventy wrong changes of the kernels, each of which must make the tests above fail."""
+    """Some hundred wrong changes of the kernels, each of which must make a test fail."""
     assert mutants.main([]) == 0

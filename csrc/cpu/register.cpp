@@ -119,13 +119,6 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalT
 
 // ---- with activations: spatial's inside the passes, those of the few channel taps around them --
 
-Activation activation_named(const std::string& name, double gain, double eps) {
-  Activation activation;
-  STD_TORCH_CHECK(activation_of(name, gain, eps, activation),
-                  "activation: expected identity, sigmoid, softmax, tanh or filter_norm, got ", name);
-  return activation;
-}
-
 class Channel {
  public:
   Channel(const Problem& p, const Tensor& x, const OptionalTensor& raw, OptionalTensor std,
@@ -135,14 +128,12 @@ class Channel {
     taps = {p.batch, p.channels, p.taps(), p.phases, 1, {}, raw->const_data_ptr(), nullptr};
     for (int i = 0; i < int(raw->dim()); ++i) taps.strides[i] = raw->stride(i);
     if (!std) return;
-    const bool phases = std->dim() == 3;
-    check_shape("channel_std", *std, phases ? Sizes{p.channels, p.taps(), p.phases} : Sizes{p.channels, p.taps()}, x);
     kept = torch::stable::contiguous(*std);
-    taps.std = kept->const_data_ptr(), taps.std_phases = phases ? p.phases : 1;
+    taps.std = kept->const_data_ptr(), taps.std_phases = std->dim() == 3 ? p.phases : 1;
   }
   OptionalTensor activated() const {
     if (!raw || (activation.is_identity() && !taps.std)) return widened(raw);
-    Tensor out = torch::stable::new_empty(*raw, sizes(*raw), accumulator_of(*raw));
+    Tensor out = torch::stable::new_empty(*raw, sizes_of(*raw), accumulator_of(*raw));
     over_tasks(taps.batch, [&](int64_t begin, int64_t end) {
       activate_channel(taps, storage, activation, out.mutable_data_ptr(), begin, end);
       return true;
@@ -155,7 +146,7 @@ class Channel {
   // From the gradient in the activated taps.
   Found differentiate(const Tensor& x, const Tensor& grad, bool want_raw, bool want_std) const {
     const auto empty = [&](bool wanted, const OptionalTensor& like) {
-      return torch::stable::new_empty(x, wanted ? sizes(*like) : Sizes{0});
+      return torch::stable::new_empty(x, wanted ? sizes_of(*like) : Sizes{0});
     };
     Found found{empty(want_raw, raw), empty(want_std, kept)};
     const int64_t block = 16;  // channels: whole vectors, on any machine
@@ -175,12 +166,6 @@ class Channel {
   const OptionalTensor raw;
   OptionalTensor kept;
   ChannelTaps taps{};
-
-  static Sizes sizes(const Tensor& tensor) {
-    Sizes found;
-    for (int64_t i = 0; i < tensor.dim(); ++i) found.push_back(tensor.size(i));
-    return found;
-  }
 };
 
 Tensor activated_forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, OptionalTensor channel_std,
@@ -188,8 +173,11 @@ Tensor activated_forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor ch
                              Text spatial_activation, Text channel_activation, double spatial_gain,
                              double channel_gain, double eps) {
   const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
-  const Channel taps(p, x, channel, channel_std, activation_named(take(channel_activation), channel_gain, eps));
-  return run_forward(p, x, spatial, taps.activated(), activation_named(take(spatial_activation), spatial_gain, eps));
+  const Activations how =
+      activations_named(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
+  check_std(p, channel_std, how, x);
+  const Channel taps(p, x, channel, channel_std, how.channel);
+  return run_forward(p, x, spatial, taps.activated(), how.spatial);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cpu(
@@ -198,10 +186,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cpu(
     Text spatial_activation, Text channel_activation, double spatial_gain, double channel_gain,
     double eps, bool want_x, bool want_spatial, bool want_channel, bool want_std) {
   const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
-  const Channel taps(p, x, channel, channel_std, activation_named(take(channel_activation), channel_gain, eps));
-  const Gradients g =
-      run_backward(p, grad, x, spatial, taps.activated(), activation_named(take(spatial_activation), spatial_gain, eps),
-                   {want_x, want_spatial, want_channel || want_std});
+  const Activations how =
+      activations_named(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
+  check_std(p, channel_std, how, x);
+  check_wanted(p, channel_std.has_value(), want_spatial, want_channel, want_std);
+  const Channel taps(p, x, channel, channel_std, how.channel);
+  const Gradients g = run_backward(p, grad, x, spatial, taps.activated(), how.spatial,
+                                   {want_x, want_spatial, want_channel || want_std});
   const auto of_channel = taps.differentiate(x, g.channel, want_channel, want_std);
   return {g.x, g.spatial, of_channel.raw, of_channel.std};
 }

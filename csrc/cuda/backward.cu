@@ -6,8 +6,8 @@ void backward(const Problem& p, Storage storage, const Operands& o, void* stream
   backward_on(p, storage, o, static_cast<Stream>(stream));
 }
 
-size_t workspace_elements(const Problem& p, Storage storage, const Operands& o) {
-  return workspace_needed(p, storage, o);
+size_t backward_workspace(const Problem& p, Storage storage, const Operands& o) {
+  return backward_needed(p, storage, o);
 }
 
 }  // namespace dynfilters::cuda

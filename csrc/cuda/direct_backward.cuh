@@ -17,15 +17,14 @@ __host__ __device__ constexpr int direct_backward_threads(int kernel) { return k
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(direct_backward_threads(K), 1)
-    direct_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel, const T* grad, T* grad_x,
-                    TapTargets<T> to) {
+    direct_backward(Problem p, Work work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x, TapTargets<T> to) {
   constexpr int taps = K * K;
   const Block block(work, p);
   const int warps = work.lanes / 32 * work.slices;  // two rounds of their sums, then the taps
   float* sums = shared_memory<float>();
   float* channel_taps = sums + (2 * warps * taps + 3) / 4 * 4;
   if constexpr (Op::kChannel) {
-    stage_channel_taps<taps>(p, block, channel, channel_taps);
+    stage_channel_taps<taps>(p, block, raw, channel_taps);
     sync_block();
   }
   const int height = int(p.height), width = int(p.width), step = int(p.dilation);
@@ -40,18 +39,26 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
   }
   float s[taps], ds[taps] = {};
   if constexpr (Op::kSpatial) {
-    spatial += block.b * p.ss[0] + block.g * p.ss[1];
+    const T* spatial = raw.spatial + block.b * p.ss[0] + block.g * p.ss[1];
 #pragma unroll
     for (int k = 0; k < taps; ++k) {
       const int oy = qy - step * (k / K - K / 2), ox = qx - step * (k % K - K / 2);
       s[k] = rows[k / K] && columns[k % K] ? read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]) : 0.f;
     }
+    const int64_t filter = (block.b * p.groups + block.g) * height * width;
+    raw.of_spatial.with([&](const auto& how) {
+#pragma unroll
+      for (int k = 0; k < taps; ++k) {
+        const int oy = qy - step * (k / K - K / 2), ox = qx - step * (k % K - K / 2);
+        if (rows[k / K] && columns[k % K]) s[k] = how.finish_at(s[k], filter + oy * width + ox);
+      }
+    });
   }
   const int64_t c0 = block.first + slice;
   const int column_step = -int(p.ys[3]) * step, row_step = -int(p.ys[2]) * step - (K - 1) * column_step;
   grad += block.b * p.ys[0] + c0 * p.ys[1] + (qy + step * (K / 2)) * p.ys[2] + (qx + step * (K / 2)) * p.ys[3];
   x += block.b * p.xs[0] + c0 * p.xs[1] + qy * p.xs[2] + qx * p.xs[3];
-  const bool needs_x = to.spatial.result || to.channel.result;
+  const bool needs_x = to.spatial.is_wanted() || to.channel.is_wanted();
   if (grad_x) grad_x += block.b * p.gs[0] + c0 * p.gs[1] + qy * p.gs[2] + qx * p.gs[3];
   const int rounds = (block.channels + work.slices - 1) / work.slices;
   for (int round = 0; round < rounds; ++round) {
@@ -71,7 +78,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
       if constexpr (Op::kChannel) dc[k] = Op::d_channel(centre * g, sk);
     }
     if (grad_x && here) *grad_x = narrow<T>(total);
-    if (Op::kChannel && to.channel.result) {
+    if (Op::kChannel && to.channel.is_wanted()) {
       float* round_sums = sums + round % 2 * warps * taps;
       store_warp_sums<taps>(dc, round_sums + int(threadIdx.x) / 32 * taps);
       sync_block();
@@ -81,7 +88,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
     if (grad_x) grad_x += work.slices * p.gs[1];
   }
   if constexpr (Op::kSpatial)
-    if (to.spatial.result)
+    if (to.spatial.is_wanted())
 #pragma unroll
       for (int ky = 0; ky < K; ++ky) {
         sync_block();
@@ -108,14 +115,13 @@ template <class T, class Op, int K>
 void backward_direct(const Problem& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Work work = direct_backward_work(p);
-  const TapTargets<T> to = tap_targets<T>(p, operands, work.splits, work.tiles);
+  const TapTargets<T> to = tap_targets<T>(p, operands, {work.splits, work.tiles});
   const int sums = (2 * work.threads() / 32 * K * K + 3) / 4 * 4;
   const int taps = Op::kChannel ? work.range * padded(K * K) : 0;
   const int slices = Op::kSpatial ? work.slices * K * work.lanes : 0;
   launch(direct_backward<T, Op, K>, dim3(unsigned(work.blocks(p))), dim3(work.threads()),
-         std::max(sums + taps, slices) * sizeof(float), stream, p, work, o.x, o.spatial,
-         o.channel, o.grad, o.grad_x, to);
-  sum_all_partials(to, work.splits, work.tiles, stream);
+         std::max(sums + taps, slices) * sizeof(float), stream, p, work, o.x, o.raw,
+         o.grad, o.grad_x, to);
 }
 
 }  // namespace dynfilters::cuda

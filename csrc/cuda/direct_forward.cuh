@@ -1,5 +1,5 @@
 // Forward for square kernels of 3, 5 and 7, any strides, stride, dilation and scale: a thread owns
-// one output position and keeps its spatial taps in registers for all channels of the block.
+// one output position and keeps its activated spatial taps in registers for all channels of the block.
 // Neighbouring threads own neighbouring pixels of a row, so memory of rows is read in whole lines.
 //
 // Accumulation: float32, taps in row-major order, whatever the cut into blocks: deterministic.
@@ -15,12 +15,12 @@ constexpr int kDirectThreads = 256;
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
-    direct_forward(Problem p, Work work, const T* x, const T* spatial, const T* channel, T* y) {
+    direct_forward(Problem p, Work work, const T* x, RawTaps<T> raw, T* y) {
   constexpr int taps = K * K;
   const Block block(work, p);
   float* channel_taps = shared_memory<float>();
   if constexpr (Op::kChannel) {
-    stage_channel_taps<taps>(p, block, channel, channel_taps);
+    stage_channel_taps<taps>(p, block, raw, channel_taps);
     sync_block();
   }
   const int scale = int(p.scale), width = int(p.cols) * scale, height = int(p.rows) * scale;
@@ -39,9 +39,10 @@ __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
     columns[k] = unsigned(left + k * step) < unsigned(p.width);
   }
   if constexpr (Op::kSpatial) {
-    spatial += block.b * p.ss[0] + block.g * p.ss[1] + oy * p.ss[3] + ox * p.ss[4];
+    const T* spatial = raw.spatial + block.b * p.ss[0] + block.g * p.ss[1] + oy * p.ss[3] + ox * p.ss[4];
 #pragma unroll
     for (int k = 0; k < taps; ++k) s[k] = read(spatial + k * p.ss[2]);
+    raw.of_spatial.template activate<taps>(taps, [&](int k) -> float& { return s[k]; });
   }
   x += block.b * p.xs[0] + (block.first + slice) * p.xs[1] + top * p.xs[2] + left * p.xs[3];
   y += block.b * p.ys[0] + (block.first + slice) * p.ys[1] + oy * p.ys[2] + ox * p.ys[3];
@@ -80,7 +81,7 @@ void forward_direct(const Problem& p, const Operands& operands, Stream stream) {
   const Work work = direct_forward_work(p);
   const size_t shared = Op::kChannel ? size_t(work.range) * p.phases * padded(K * K) * sizeof(float) : 0;
   launch(direct_forward<T, Op, K>, dim3(unsigned(work.blocks(p))), dim3(work.threads()), shared, stream, p, work, o.x,
-         o.spatial, o.channel, o.y);
+         o.raw, o.y);
 }
 
 }  // namespace dynfilters::cuda

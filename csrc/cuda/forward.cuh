@@ -4,36 +4,61 @@
 #include "direct_forward.cuh"
 #include "generic_launch.cuh"
 #include "limits.cuh"
+#include "paths.cuh"
 #include "pixels_forward.cuh"
 #include "staged_forward.cuh"
 
 namespace dynfilters::cuda {
 
-template <class T, class Op>
-void forward_for(const Problem& p, const Operands& o, Stream stream) {
-  bool done = false;
-  if constexpr (sizeof(T) <= 4) {
-    if (!is_small(p)) return forward_generic<T, Op>(p, o, stream);
-    if (can_stage_forward<T>(p, o)) return forward_staged<T, Op>(p, o, stream);
-    with_kernel(p, [&](auto kernel) {
-      constexpr int k = decltype(kernel)::kw;
-      if constexpr (k) {
-        done = true;
-        if (can_forward_pixels<T>(p, o)) return forward_pixels<T, Op, k>(p, o, stream);
-        forward_direct<T, Op, k>(p, o, stream);
-      }
-    });
-  }
-  if (!done) forward_generic<T, Op>(p, o, stream);
+template <class T>
+Path forward_path(const Problem& p, const Operands& o) {
+  if (sizeof(T) > 4 || !is_small(p)) return Path::kGeneric;
+  if (can_stage_forward<T>(p, o)) return Path::kStaged;
+  if (!has_fixed_kernel(p)) return Path::kGeneric;
+  return can_forward_pixels<T>(p, o) ? Path::kPixels : Path::kDirect;
 }
 
-inline void forward_on(const Problem& p, Storage storage, const Operands& o, Stream stream) {
+// Direct and staged kernels hold all taps of a filter.
+inline NeededStatistics forward_statistics(Path path, const Operands& o) {
+  const bool generic = path == Path::kGeneric;
+  return {(generic || path == Path::kPixels) && needs_statistics(o.spatial_activation),
+          generic && needs_statistics(o.channel_activation)};
+}
+
+template <class T, class Op>
+void forward_for(Path path, const Problem& p, const Operands& o, Stream stream) {
+  if constexpr (sizeof(T) <= 4) {
+    if (path == Path::kStaged) return forward_staged<T, Op>(p, o, stream);
+    if (path != Path::kGeneric)
+      return with_kernel(p, [&](auto kernel) {
+        constexpr int k = decltype(kernel)::kw;
+        if constexpr (k) {
+          if (path == Path::kPixels) return forward_pixels<T, Op, k>(p, o, stream);
+          forward_direct<T, Op, k>(p, o, stream);
+        }
+      });
+  }
+  forward_generic<T, Op>(p, o, stream);
+}
+
+inline void forward_on(const Problem& p, Storage storage, const Operands& operands, Stream stream) {
   if (!p.batch) return;
   with_storage(storage, [&](auto type) {
-    with_combine(p.combine, [&](auto op) {
-      forward_for<typename decltype(type)::type, decltype(op)>(p, o, stream);
-    });
+    using T = typename decltype(type)::type;
+    const Path path = forward_path<T>(p, operands);
+    const Operands o = prepare_taps(p, storage, operands, forward_statistics(path, operands), stream);
+    with_combine(p.combine, [&](auto op) { forward_for<T, decltype(op)>(path, p, o, stream); });
   });
+}
+
+inline size_t forward_needed(const Problem& p, Storage storage, const Operands& o) {
+  size_t elements = 0;
+  if (!p.batch) return elements;
+  with_storage(storage, [&](auto type) {
+    const Path path = forward_path<typename decltype(type)::type>(p, o);
+    elements = statistics_elements(p, forward_statistics(path, o));
+  });
+  return elements;
 }
 
 }  // namespace dynfilters::cuda

@@ -8,12 +8,13 @@
 // are deterministic. Every element is written once; nothing is read from what a kernel writes.
 #pragma once
 #include "../combine.h"
-#include "../filter2d.h"
-#include "memory.cuh"
+#include "grid.cuh"
+#include "raw_taps.cuh"
+#include "targets.cuh"
 
 namespace dynfilters::cuda {
 
-constexpr int kGenericThreads = 256, kReduceThreads = 128;
+constexpr int kReduceThreads = 128;
 
 // Element i of a 4-d array, counted in rows of pixels or, as channels_last memory lies, in pixels.
 struct Place {
@@ -35,16 +36,20 @@ template <class T, class Op>
 struct Elements {
   using A = Accumulator<T>;
   const Problem& p;
-  const T *x, *spatial, *channel, *grad;
+  const RawTaps<T>& raw;
+  const T *x, *grad;
 
   __device__ __forceinline__ A spatial_tap(int64_t b, int64_t g, int64_t k, int64_t oy, int64_t ox) const {
     if constexpr (!Op::kSpatial) return A(0);
-    return read(spatial + b * p.ss[0] + g * p.ss[1] + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
+    const A tap = read(raw.spatial + b * p.ss[0] + g * p.ss[1] + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
+    return raw.of_spatial.finish_at(tap, ((b * p.groups + g) * p.rows * p.scale + oy) * p.cols * p.scale + ox);
   }
   __device__ __forceinline__ A channel_tap(int64_t b, int64_t c, int64_t k, int64_t oy, int64_t ox) const {
     if constexpr (!Op::kChannel) return A(0);
     const int64_t phase = p.phases > 1 ? oy % p.scale * p.scale + ox % p.scale : 0;
-    return read(channel + b * p.cs[0] + c * p.cs[1] + k * p.cs[2] + phase * p.cs[3]);
+    const A tap = read(raw.channel + b * p.cs[0] + c * p.cs[1] + k * p.cs[2] + phase * p.cs[3]);
+    return raw.of_channel.finish_at(tap, (b * p.channels + c) * p.phases + phase) *
+           raw.std_at(c, k, int(p.kh * p.kw), phase);
   }
   __device__ __forceinline__ A tap(int64_t b, int64_t c, int64_t k, int64_t oy, int64_t ox) const {
     return Op::tap(spatial_tap(b, c / (p.channels / p.groups), k, oy, ox), channel_tap(b, c, k, oy, ox));
@@ -61,13 +66,10 @@ struct Elements {
   }
 };
 
-__device__ __forceinline__ int64_t first_element() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ int64_t element_step() { return int64_t(gridDim.x) * blockDim.x; }
-
 template <class T, class Op>
 __global__ void __launch_bounds__(kGenericThreads)
-    generic_forward(Problem p, const T* x, const T* spatial, const T* channel, T* y) {
-  const Elements<T, Op> in{p, x, spatial, channel, nullptr};
+    generic_forward(Problem p, const T* x, RawTaps<T> raw, T* y) {
+  const Elements<T, Op> in{p, raw, x, nullptr};
   const int64_t height = p.rows * p.scale, width = p.cols * p.scale;
   for (int64_t i = first_element(); i < p.batch * p.channels * height * width; i += element_step()) {
     const Place at(i, p.channels, height, width, p.ys[1] == 1);
@@ -87,8 +89,8 @@ __device__ __forceinline__ int64_t window_of(int64_t i, int64_t k, int64_t kerne
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kGenericThreads)
-    generic_grad_x(Problem p, const T* spatial, const T* channel, const T* grad, T* grad_x) {
-  const Elements<T, Op> in{p, nullptr, spatial, channel, grad};
+    generic_grad_x(Problem p, RawTaps<T> raw, const T* grad, T* grad_x) {
+  const Elements<T, Op> in{p, raw, nullptr, grad};
   for (int64_t i = first_element(); i < p.batch * p.channels * p.height * p.width; i += element_step()) {
     const Place at(i, p.channels, p.height, p.width, p.gs[1] == 1);
     Accumulator<T> total = 0;
@@ -105,8 +107,8 @@ __global__ void __launch_bounds__(kGenericThreads)
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kGenericThreads)
-    generic_grad_spatial(Problem p, const T* x, const T* channel, const T* grad, T* grad_spatial) {
-  const Elements<T, Op> in{p, x, nullptr, channel, grad};
+    generic_grad_spatial(Problem p, const T* x, RawTaps<T> raw, const T* grad, Target<T> to) {
+  const Elements<T, Op> in{p, raw, x, grad};
   const int64_t height = p.rows * p.scale, width = p.cols * p.scale, taps = p.kh * p.kw;
   const int64_t group_channels = p.channels / p.groups;
   for (int64_t i = first_element(); i < p.batch * p.groups * taps * height * width; i += element_step()) {
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(kGenericThreads)
       const auto product = in.gradient(at.b, c, at.y, at.x) * in.under(at.b, c, k / p.kw, k % p.kw, at.y, at.x);
       total += Op::d_spatial(product, in.channel_tap(at.b, c, k, at.y, at.x));
     }
-    grad_spatial[i] = narrow<T>(total);
+    to.put(0, i, total);
   }
 }
 
@@ -136,9 +138,9 @@ __device__ __forceinline__ A block_sum(A value, A* warps) {
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kReduceThreads)
-    generic_grad_channel(Problem p, const T* x, const T* spatial, const T* grad, T* grad_channel) {
+    generic_grad_channel(Problem p, const T* x, RawTaps<T> raw, const T* grad, Target<T> to) {
   using A = Accumulator<T>;
-  const Elements<T, Op> in{p, x, spatial, nullptr, grad};
+  const Elements<T, Op> in{p, raw, x, grad};
   const int64_t taps = p.kh * p.kw, side = p.phases > 1 ? p.scale : 1;  // phases along an axis
   const int64_t height = p.rows * p.scale / side, width = p.cols * p.scale / side;
   for (int64_t i = blockIdx.x; i < p.batch * p.channels * taps * p.phases; i += gridDim.x) {
@@ -151,14 +153,8 @@ __global__ void __launch_bounds__(kReduceThreads)
       total += Op::d_channel(product, in.spatial_tap(b, g, k, oy, ox));
     }
     total = block_sum(total, shared_memory<A>());
-    if (threadIdx.x == 0) grad_channel[i] = narrow<T>(total);
+    if (threadIdx.x == 0) to.put(0, i, total);
   }
-}
-
-// Blocks for n items, which loop where there are more.
-inline dim3 grid_of(int64_t items) {
-  constexpr int64_t most = int64_t(1) << 30;
-  return dim3(unsigned(items < most ? items : most));
 }
 
 }  // namespace dynfilters::cuda

@@ -6,6 +6,9 @@
 
 namespace dynfilters::cuda {
 
+// One that dispatch.h has a template for.
+inline bool has_fixed_kernel(const Problem& p) { return p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7); }
+
 // Offsets within a plane, and counts of blocks, that do not overflow 32 bits.
 inline bool is_small(const Problem& p) {
   constexpr int64_t limit = int64_t(1) << 30;

@@ -21,15 +21,19 @@ bool has_vectors(const void* pointer, const int64_t* strides) {
          strides[0] % kVector == 0 && strides[2] % kVector == 0 && strides[3] % kVector == 0;
 }
 
-// The taps of the thread's channels, [tap][channel].
+// The activated taps of the thread's channels, [tap][channel].
 template <int Taps, class T>
-__device__ __forceinline__ void read_vector_taps(const Problem& p, const T* channel, int64_t b, int64_t c,
+__device__ __forceinline__ void read_vector_taps(const Problem& p, const RawTaps<T>& raw, int64_t b, int64_t c,
                                                  float (&to)[Taps][kVector]) {
-  channel += b * p.cs[0] + c * p.cs[1];
+  const T* channel = raw.channel + b * p.cs[0] + c * p.cs[1];
 #pragma unroll
   for (int k = 0; k < Taps; ++k)
 #pragma unroll
     for (int v = 0; v < kVector; ++v) to[k][v] = read(channel + v * p.cs[1] + k * p.cs[2]);
+  if (!raw.changes_channel()) return;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v)
+    raw.template activate_channel<Taps>(c + v, Taps, 0, [&](int k) -> float& { return to[k][v]; });
 }
 
 }  // namespace dynfilters::cuda

@@ -29,8 +29,7 @@ __device__ __forceinline__ void put_spatial(const Target<T>& to, const Problem& 
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kPixelThreads, 1)
-    pixels_backward(Problem p, Pixels work, const T* x, const T* spatial, const T* channel, const T* grad, T* grad_x,
-                    TapTargets<T> to) {
+    pixels_backward(Problem p, Pixels work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x, TapTargets<T> to) {
   constexpr int taps = 9;
   const int tile = int(blockIdx.x) % work.tiles, width = int(p.width), height = int(p.height), step = int(p.dilation);
   const int64_t b = int(blockIdx.x) / work.tiles;
@@ -39,34 +38,50 @@ __global__ void __launch_bounds__(kPixelThreads, 1)
   const int runs = int(blockDim.x) / lanes;  // of lanes with one sum each for grad spatial
   float* shared = shared_memory<float>();    // two rounds of these sums; in the end, sums of slots
   float taps_of_c[taps][kVector] = {}, dc[taps][kVector] = {};
-  if constexpr (Op::kChannel) read_vector_taps(p, channel, b, c, taps_of_c);
+  if constexpr (Op::kChannel) read_vector_taps(p, raw, b, c, taps_of_c);
   x += b * p.xs[0] + c, grad += b * p.ys[0] + c;
   if (grad_x) grad_x += b * p.gs[0] + c;
-  if constexpr (Op::kSpatial) spatial += b * p.ss[0] + vector / group_vectors * p.ss[1];
-  const bool needs_x = to.spatial.result || to.channel.result;
+  const int group = Op::kSpatial ? vector / group_vectors : 0;
+  const T* spatial = Op::kSpatial ? raw.spatial + b * p.ss[0] + group * p.ss[1] : nullptr;
+  const int64_t filter = (b * p.groups + group) * height * width;
+  const bool needs_x = to.spatial.is_wanted() || to.channel.is_wanted();
   for (int i = 0; i < work.length; i += work.slots) {
     const int position = tile * work.length + i + slot, qy = position / width, qx = position % width;
     const bool here = position < height * width;
-    float centre[kVector] = {}, totals[kVector] = {}, ds[taps];
+    float centre[kVector] = {}, totals[kVector] = {}, s[taps] = {}, ds[taps];
     if (here && needs_x) read(x + qy * int(p.xs[2]) + qx * int(p.xs[3]), centre);
+    if constexpr (Op::kSpatial) {
+#pragma unroll
+      for (int k = 0; k < taps; ++k) {
+        const int oy = qy - step * (k / 3 - 1), ox = qx - step * (k % 3 - 1);
+        if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width))
+          s[k] = read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
+      }
+      raw.of_spatial.with([&](const auto& how) {
+#pragma unroll
+        for (int k = 0; k < taps; ++k) {
+          const int oy = qy - step * (k / 3 - 1), ox = qx - step * (k % 3 - 1);
+          if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width))
+            s[k] = how.finish_at(s[k], filter + oy * width + ox);
+        }
+      });
+    }
 #pragma unroll
     for (int k = 0; k < taps; ++k) {
       const int oy = qy - step * (k / 3 - 1), ox = qx - step * (k % 3 - 1);
-      float g[kVector] = {}, s = 0;
-      if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width)) {
+      float g[kVector] = {};
+      if (here && unsigned(oy) < unsigned(height) && unsigned(ox) < unsigned(width))
         read(grad + oy * int(p.ys[2]) + ox * int(p.ys[3]), g);
-        if constexpr (Op::kSpatial) s = read(spatial + k * p.ss[2] + oy * p.ss[3] + ox * p.ss[4]);
-      }
       ds[k] = 0;
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        totals[v] += Op::tap(s, taps_of_c[k][v]) * g[v];
+        totals[v] += Op::tap(s[k], taps_of_c[k][v]) * g[v];
         if constexpr (Op::kSpatial) ds[k] += Op::d_spatial(centre[v] * g[v], taps_of_c[k][v]);
-        if constexpr (Op::kChannel) dc[k][v] += Op::d_channel(centre[v] * g[v], s);
+        if constexpr (Op::kChannel) dc[k][v] += Op::d_channel(centre[v] * g[v], s[k]);
       }
     }
     if (grad_x && here) write(grad_x + qy * int(p.gs[2]) + qx * int(p.gs[3]), totals);
-    if (Op::kSpatial && to.spatial.result) {
+    if (Op::kSpatial && to.spatial.is_wanted()) {
       float* sums = shared + i / work.slots % 2 * runs * taps;
       float eight[8], last[1] = {ds[8]};
 #pragma unroll
@@ -87,7 +102,7 @@ __global__ void __launch_bounds__(kPixelThreads, 1)
     }
   }
   if constexpr (Op::kChannel)
-    if (to.channel.result) {
+    if (to.channel.is_wanted()) {
       const int all = work.vectors * kVector;
 #pragma unroll
       for (int k = 0; k < taps; ++k) {
@@ -127,12 +142,11 @@ template <class T, class Op>
 void backward_pixels(const Problem& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Pixels work = pixels_backward_work(p);
-  const TapTargets<T> to = tap_targets<T>(p, operands, 1, work.tiles);
+  const TapTargets<T> to = tap_targets<T>(p, operands, {1, work.tiles});
   const int sums = 2 * work.threads() / 8 * 9, slots = work.threads() * kVector;
   launch(pixels_backward<T, Op>, dim3(unsigned(p.batch * work.tiles)), dim3(work.threads()),
-         std::max(sums, slots) * sizeof(float), stream, p, work, o.x, o.spatial, o.channel,
-         o.grad, o.grad_x, to);
-  sum_all_partials(to, 1, work.tiles, stream);
+         std::max(sums, slots) * sizeof(float), stream, p, work, o.x, o.raw, o.grad,
+         o.grad_x, to);
 }
 
 }  // namespace dynfilters::cuda

@@ -1,7 +1,6 @@
 // Sums over lanes, warps, slices and blocks, each in one fixed order.
 #pragma once
-#include "generic.cuh"
-#include "storage.cuh"
+#include "targets.cuh"
 #include "work.cuh"
 
 namespace dynfilters::cuda {
@@ -46,48 +45,6 @@ __device__ __forceinline__ void store_warp_sums(const float (&values)[All], floa
   if constexpr (N > m) store_warp_sums<N - m, First + m>(values, to);
 }
 
-// Two arrays of outputs, each summed over its parts, which lie one after the other.
-template <class T>
-struct Partials {
-  const float* from;
-  T* to;
-  int64_t elements;
-  int parts;
-};
-
-template <class T>
-__global__ void __launch_bounds__(kGenericThreads) sum_partials(Partials<T> first, Partials<T> second) {
-  for (int64_t i = first_element(); i < first.elements + second.elements; i += element_step()) {
-    const bool in_first = i < first.elements;
-    const int64_t at = in_first ? i : i - first.elements, elements = in_first ? first.elements : second.elements;
-    const float* from = in_first ? first.from : second.from;
-    const int parts = in_first ? first.parts : second.parts;
-    float total = 0;
-    for (int part = 0; part < parts; ++part) total += from[part * elements + at];
-    (in_first ? first.to : second.to)[at] = narrow<T>(total);
-  }
-}
-
-// Where a kernel leaves a gradient of taps: `parts` partial sums, or the result if there is one.
-template <class T>
-struct Target {
-  T* result;       // null: not wanted
-  float* partial;  // null: the result is written at once
-  int64_t elements;
-
-  __device__ __forceinline__ void put(int part, int64_t at, float value) const {
-    if (partial)
-      partial[part * elements + at] = value;
-    else
-      result[at] = narrow<T>(value);
-  }
-};
-
-template <class T>
-struct TapTargets {
-  Target<T> spatial, channel;
-};
-
 // Grad spatial from one row of the kernel, in shared memory as [slice][column of the kernel][pixel].
 template <int K, class T>
 __device__ __forceinline__ void put_spatial_row(const Target<T>& to, const Problem& p, const Work& work,
@@ -124,39 +81,6 @@ __device__ __forceinline__ void put_channel(const Target<T>& to, const Work& wor
     for (int w = 0; w < warps; ++w) total += sums[(slice * warps + w) * Taps + k];
     to.put(block.tile, (block.row + c) * Taps + k, total);
   }
-}
-
-inline int64_t spatial_elements(const Problem& p) {
-  return p.batch * p.groups * p.taps() * p.rows * p.cols * p.scale * p.scale;
-}
-inline int64_t channel_elements(const Problem& p) { return p.batch * p.channels * p.taps() * p.phases; }
-
-// Of grad_spatial there are as many parts as splits of the channels, of grad_channel as tiles.
-inline size_t partial_elements(const Problem& p, const Operands& o, int splits, int tiles) {
-  const int64_t spatial = o.grad_spatial && splits > 1 ? splits * spatial_elements(p) : 0;
-  return size_t(spatial + (o.grad_channel && tiles > 1 ? tiles * channel_elements(p) : 0));
-}
-
-template <class T>
-TapTargets<T> tap_targets(const Problem& p, const Operands& operands, int splits, int tiles) {
-  const Typed<T> o(operands);
-  TapTargets<T> to{{o.grad_spatial, nullptr, spatial_elements(p)}, {o.grad_channel, nullptr, channel_elements(p)}};
-  float* free = o.workspace;
-  if (o.grad_spatial && splits > 1) to.spatial.partial = free, free += splits * to.spatial.elements;
-  if (o.grad_channel && tiles > 1) to.channel.partial = free;
-  return to;
-}
-
-template <class T>
-void sum_all_partials(const TapTargets<T>& to, int splits, int tiles, Stream stream) {
-  auto job = [](const Target<T>& t, int parts) {
-    return Partials<T>{t.partial, t.result, t.partial ? t.elements : 0, parts};
-  };
-  const Partials<T> first = job(to.spatial, splits), second = job(to.channel, tiles);
-  const int64_t elements = first.elements + second.elements;
-  if (elements)
-    launch(sum_partials<T>, grid_of((elements + kGenericThreads - 1) / kGenericThreads), dim3(kGenericThreads), 0,
-           stream, first, second);
 }
 
 }  // namespace dynfilters::cuda

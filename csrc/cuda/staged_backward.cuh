@@ -20,10 +20,18 @@ __device__ __forceinline__ void read_shifted(const T* from, int x, int width, bo
   for (int v = 0; v < kRun; ++v) to[v] = row && unsigned(x + v) < unsigned(width) ? read(from + x + v) : 0.f;
 }
 
+// Activates them, where `filter` is the row's first one.
+template <class Activation>
+__device__ __forceinline__ void finish_shifted(const Activation& how, int64_t filter, int x, int width, bool row,
+                                               float (&taps)[kRun]) {
+#pragma unroll
+  for (int v = 0; v < kRun; ++v)
+    if (row && unsigned(x + v) < unsigned(width)) taps[v] = how.finish_at(taps[v], filter + x + v);
+}
+
 template <class T, class Op>
 __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
-    staged_backward(Problem p, Work work, const T* x, const T* spatial, const T* channel, const T* grad, T* grad_x,
-                    TapTargets<T> to) {
+    staged_backward(Problem p, Work work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x, TapTargets<T> to) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);
   const int warps = int(blockDim.x) / 32, pitch = work.tile_columns + 2 * kRun;
@@ -33,25 +41,34 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
   const int height = int(p.height), width = int(p.width);
   Loader<T> loader(work, block, grad + block.b * p.ys[0] + block.first * p.ys[1], p.ys, height, width, stages);
   for (int round = 0; round < kStages - 1; ++round) loader.start(round, block.channels);
-  if constexpr (Op::kChannel) stage_channel_taps<taps>(p, block, channel, channel_taps);
+  if constexpr (Op::kChannel) stage_channel_taps<taps>(p, block, raw, channel_taps);
   const int slice = int(threadIdx.x) / work.lanes, lane = int(threadIdx.x) % work.lanes;
   int qy, qx;
   const bool active = work.locate(block.tile, lane * kRun, height, width, qy, qx);
   float s[taps][kRun] = {}, ds[taps][kRun] = {};
   if constexpr (Op::kSpatial) {
-    spatial += block.b * p.ss[0] + block.g * p.ss[1];
+    const T* spatial = raw.spatial + block.b * p.ss[0] + block.g * p.ss[1];
 #pragma unroll
     for (int k = 0; k < taps; ++k) {
       const int oy = qy - (k / K - 1);
       const bool row = active && unsigned(oy) < unsigned(height);
       read_shifted(spatial + k * p.ss[2] + oy * p.ss[3], qx - (k % K - 1), width, row, s[k]);
     }
+    const int64_t filter = (block.b * p.groups + block.g) * height * width;
+    raw.of_spatial.with([&](const auto& how) {
+#pragma unroll
+      for (int k = 0; k < taps; ++k) {
+        const int oy = qy - (k / K - 1);
+        const bool row = active && unsigned(oy) < unsigned(height);
+        finish_shifted(how, filter + oy * width, qx - (k % K - 1), width, row, s[k]);
+      }
+    });
   }
   const int runs = work.tile_columns / kRun, window_at = lane / runs * pitch + (lane % runs + 1) * kRun;
   const int64_t c0 = block.first + slice;
   x += block.b * p.xs[0] + c0 * p.xs[1] + qy * p.xs[2] + qx;
   if (grad_x) grad_x += block.b * p.gs[0] + c0 * p.gs[1] + qy * p.gs[2] + qx;
-  const bool needs_x = to.spatial.result || to.channel.result;
+  const bool needs_x = to.spatial.is_wanted() || to.channel.is_wanted();
   const int rounds = (block.channels + work.slices - 1) / work.slices;
   using Raw = Word<kRun * int(sizeof(T))>;
   Raw next{};
@@ -89,7 +106,7 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
       if (grad_x) write(grad_x, totals);
     }
     if (grad_x) grad_x += work.slices * p.gs[1];
-    if (Op::kChannel && to.channel.result) {
+    if (Op::kChannel && to.channel.is_wanted()) {
       float* round_sums = sums + round % 2 * warps * taps;
       store_warp_sums<taps>(dc, round_sums + int(threadIdx.x) / 32 * taps);
       sync_block();
@@ -97,7 +114,7 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
     }
   }
   if constexpr (Op::kSpatial)
-    if (to.spatial.result)
+    if (to.spatial.is_wanted())
 #pragma unroll
       for (int ky = 0; ky < K; ++ky) {
         const int pixels = work.lanes * kRun;
@@ -129,13 +146,12 @@ template <class T, class Op>
 void backward_staged(const Problem& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Work work = staged_backward_work(p);
-  const TapTargets<T> to = tap_targets<T>(p, operands, work.splits, work.tiles);
+  const TapTargets<T> to = tap_targets<T>(p, operands, {work.splits, work.tiles});
   const int sums = (2 * work.threads() / 32 * 9 + 3) / 4 * 4, taps = Op::kChannel ? work.range * padded(9) : 0;
   const int rows = Op::kSpatial ? work.slices * 3 * work.lanes * kRun : 0;
   const int bytes = std::max(kStages * stage_bytes<T>(work) + (sums + taps) * 4, rows * 4);
   launch(staged_backward<T, Op>, dim3(unsigned(work.blocks(p))), dim3(work.threads()), bytes, stream, p, work,
-         o.x, o.spatial, o.channel, o.grad, o.grad_x, to);
-  sum_all_partials(to, work.splits, work.tiles, stream);
+         o.x, o.raw, o.grad, o.grad_x, to);
 }
 
 }  // namespace dynfilters::cuda

@@ -13,8 +13,8 @@ namespace dynfilters::cuda {
 constexpr int kStagedThreads = 256;
 
 template <class T, class Op>
-__global__ void __launch_bounds__(kStagedThreads, 2)
-    staged_forward(Problem p, Work work, const T* x, const T* spatial, const T* channel, T* y) {
+__global__ void __launch_bounds__(kStagedThreads, Op::kChannel ? 2 : 3)
+    staged_forward(Problem p, Work work, const T* x, RawTaps<T> raw, T* y) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);
   T* stages = shared_memory<T>();
@@ -22,16 +22,20 @@ __global__ void __launch_bounds__(kStagedThreads, 2)
   const int height = int(p.height), width = int(p.width);
   Loader<T> loader(work, block, x + block.b * p.xs[0] + block.first * p.xs[1], p.xs, height, width, stages);
   for (int round = 0; round < kStages - 1; ++round) loader.start(round, block.channels);
-  if constexpr (Op::kChannel) stage_channel_taps<taps>(p, block, channel, channel_taps);
+  if constexpr (Op::kChannel) stage_channel_taps<taps>(p, block, raw, channel_taps);
   const int slice = int(threadIdx.x) / work.lanes, lane = int(threadIdx.x) % work.lanes;
   int oy, ox;
   const bool active = work.locate(block.tile, lane * kRun, height, width, oy, ox);
   float s[taps][kRun];
   if constexpr (Op::kSpatial) {
-    spatial += block.b * p.ss[0] + block.g * p.ss[1] + oy * p.ss[3] + ox;
+    const T* spatial = raw.spatial + block.b * p.ss[0] + block.g * p.ss[1] + oy * p.ss[3] + ox;
 #pragma unroll
     for (int k = 0; k < taps; ++k)
       if (active) read(spatial + k * p.ss[2], s[k]);
+    if (active)
+#pragma unroll
+      for (int v = 0; v < kRun; ++v)
+        raw.of_spatial.template activate<taps>(taps, [&](int k) -> float& { return s[k][v]; });
   }
   const int runs = work.tile_columns / kRun, pitch = work.tile_columns + 2 * kRun;
   const int window_at = lane / runs * pitch + (lane % runs + 1) * kRun;
@@ -78,7 +82,7 @@ void forward_staged(const Problem& p, const Operands& operands, Stream stream) {
   split_channels(work, p, int64_t(1) << 17, most_channels(p), 4);
   const int taps = Op::kChannel ? work.range * padded(9) * int(sizeof(float)) : 0;
   launch(staged_forward<T, Op>, dim3(unsigned(work.blocks(p))), dim3(work.threads()),
-         kStages * stage_bytes<T>(work) + taps, stream, p, work, o.x, o.spatial, o.channel, o.y);
+         kStages * stage_bytes<T>(work) + taps, stream, p, work, o.x, o.raw, o.y);
 }
 
 }  // namespace dynfilters::cuda

@@ -1,7 +1,6 @@
 // From Storage to the type that holds the elements.
 #pragma once
-#include "kernels.h"
-#include "primitives.cuh"
+#include "raw_taps.cuh"
 
 namespace dynfilters::cuda {
 
@@ -24,15 +23,16 @@ void with_storage(Storage storage, const F& f) {
 // The operands of a call, with their type.
 template <class T>
 struct Typed {
-  const T *x, *spatial, *channel, *grad;
-  T *y, *grad_x, *grad_spatial, *grad_channel;
+  const T *x, *grad;
+  RawTaps<T> raw;
+  T *y, *grad_x, *grad_spatial, *grad_channel, *grad_std;
   Accumulator<T>* workspace;
 
   explicit Typed(const Operands& o)
-      : x(static_cast<const T*>(o.x)), spatial(static_cast<const T*>(o.spatial)),
-        channel(static_cast<const T*>(o.channel)), grad(static_cast<const T*>(o.grad)), y(static_cast<T*>(o.y)),
+      : x(static_cast<const T*>(o.x)), grad(static_cast<const T*>(o.grad)), raw(o), y(static_cast<T*>(o.y)),
         grad_x(static_cast<T*>(o.grad_x)), grad_spatial(static_cast<T*>(o.grad_spatial)),
-        grad_channel(static_cast<T*>(o.grad_channel)), workspace(static_cast<Accumulator<T>*>(o.workspace)) {}
+        grad_channel(static_cast<T*>(o.grad_channel)), grad_std(static_cast<T*>(o.grad_std)),
+        workspace(static_cast<Accumulator<T>*>(o.workspace)) {}
 };
 
 }  // namespace dynfilters::cuda

@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "../filter2d.h"
-#include "memory.cuh"
+#include "raw_taps.cuh"
 
 namespace dynfilters::cuda {
 
@@ -78,14 +78,23 @@ inline int most_channels(const Problem& p) {
   return each ? int(std::max<int64_t>(kTapBytes / each, 1)) : 1 << 20;
 }
 
-// The block's channel taps, to shared memory: [channel][phase][padded tap].
+// The block's channel taps, activated, to shared memory: [channel][phase][padded tap]. Every thread
+// comes here; they are there after the next barrier.
 template <int Taps, class T>
-__device__ __forceinline__ void stage_channel_taps(const Problem& p, const Block& block, const T* channel, float* to) {
+__device__ __forceinline__ void stage_channel_taps(const Problem& p, const Block& block, const RawTaps<T>& raw,
+                                                   float* to) {
   const int phases = int(p.phases), each = phases * Taps;
-  channel += block.b * p.cs[0] + block.first * p.cs[1];
+  const T* channel = raw.channel + block.b * p.cs[0] + block.first * p.cs[1];
   for (int i = threadIdx.x; i < block.channels * each; i += blockDim.x) {
     const int c = i / each, k = i % each / phases, phase = i % phases;
     to[(c * phases + phase) * padded(Taps) + k] = read(channel + c * p.cs[1] + k * p.cs[2] + phase * p.cs[3]);
+  }
+  if (!raw.changes_channel()) return;
+  sync_block();
+  for (int i = threadIdx.x; i < block.channels * phases; i += blockDim.x) {
+    float* taps = to + i * padded(Taps);
+    raw.template activate_channel<1>(block.first + i / phases, Taps, i % phases,
+                                     [&](int k) -> float& { return taps[k]; });
   }
 }
 

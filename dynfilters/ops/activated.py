@@ -34,6 +34,7 @@ _OPTIONS = (
     " str spatial_activation, str channel_activation, float spatial_gain, float channel_gain,"
     " float eps"
 )
+_TENSORS = "x", "spatial", "channel", "std"
 _library = torch.library.Library("dynfilters", "FRAGMENT")
 _library.define(
     "filter2d_activated(Tensor x, Tensor? spatial, Tensor? channel, Tensor? channel_std,"
@@ -169,6 +170,9 @@ def _backward(grad, x, spatial, channel, channel_std, *rest):
     options, wanted = Options(*rest[:-4]), rest[-4:]
     _check(x, spatial, channel, channel_std, options)
     tensors = x, spatial, channel, channel_std
+    for name, tensor, want in zip(_TENSORS, tensors, wanted, strict=True):
+        if want and tensor is None:
+            raise ValueError(f"want_{name}: expected False without {name}, got True")
     if _is_native("filter2d_activated_backward", x.device):
         return torch.ops.dynfilters.filter2d_activated_backward(grad, *tensors, *rest)
     found = gradients(grad, tensors, options, wanted)

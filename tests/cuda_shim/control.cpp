@@ -10,9 +10,11 @@ unsigned char* shim_uses() { return shim::memory::uses(); }
 
 void shim_reset(int order, uint64_t seed, bool late_copies, size_t shared_limit) {
   shim::settings = {shim::Order(order), seed, late_copies, shared_limit};
+  shim::launches = 0;
   shim::forget_failure();
   shim::memory::forget_operands();
 }
 
+int shim_launches() { return shim::launches; }
 const char* shim_failure() { return shim::failure(); }
 }

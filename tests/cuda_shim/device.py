@@ -81,8 +81,11 @@ class Device:
         self.library.shim_reset(order, seed, mode.late, limit)
         self.mode, self.operands = mode, []
 
-    def place(self, name: str, tensor: Tensor, writable: bool = False) -> Operand:
-        """The tensor on the device, with its strides or those of `Mode.apart`.
+    def place(
+        self, name: str, tensor: Tensor, writable: bool = False, offset: int | None = None
+    ) -> Operand:
+        """The tensor on the device, with its strides or those of `Mode.apart`, and `offset` in
+        place of that of the mode.
 
         Memory that no element covers holds NaN, and an output holds nothing but NaN.
         """
@@ -91,7 +94,8 @@ class Device:
         strides = apart or tensor.stride()
         last = self.operands[-1] if self.operands else None
         after = GUARD if last is None else last.begin + last.bytes + GUARD
-        begin = -(-after // 256) * 256 + self.mode.offset * width
+        offset = self.mode.offset if offset is None else offset
+        begin = -(-after // 256) * 256 + offset * width
         reach = sum((n - 1) * s for n, s in zip(tensor.shape, strides, strict=True)) + 1
         end = begin + (reach * width if tensor.numel() else 0)
         if end + GUARD > self.memory.numel():
@@ -108,6 +112,11 @@ class Device:
             values.copy_(tensor)
         self.operands.append(Operand(name, begin, end - begin, values, uses, self.base + begin))
         return self.operands[-1]
+
+    @property
+    def launches(self) -> int:
+        """How many since `reset`."""
+        return self.library.shim_launches()
 
     def check(self) -> None:
         """Raises what went wrong since `reset`."""

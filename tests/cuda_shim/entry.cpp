@@ -12,8 +12,11 @@ size_t shim_operands_bytes() { return sizeof(Operands); }
 
 void shim_forward(const Problem* p, int storage, const Operands* o) { forward(*p, Storage(storage), *o, nullptr); }
 void shim_backward(const Problem* p, int storage, const Operands* o) { backward(*p, Storage(storage), *o, nullptr); }
-size_t shim_workspace(const Problem* p, int storage, const Operands* o) {
-  return workspace_elements(*p, Storage(storage), *o);
+size_t shim_forward_workspace(const Problem* p, int storage, const Operands* o) {
+  return forward_workspace(*p, Storage(storage), *o);
+}
+size_t shim_backward_workspace(const Problem* p, int storage, const Operands* o) {
+  return backward_workspace(*p, Storage(storage), *o);
 }
 
 size_t shim_generate_bytes() { return sizeof(Generate); }

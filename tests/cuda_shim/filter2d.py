@@ -1,4 +1,4 @@
-"""`filter2d` and its gradient by the CUDA kernels, on the shim's device."""
+"""The CUDA kernels of `filter2d`, `filter2d_activated` and gradients, on the shim's device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from comparison import Activations
 from torch import Tensor
 
 from cuda_shim.build import SHIM, build, kernels
@@ -14,6 +15,8 @@ from cuda_shim.device import Device, Mode, Operand
 from dynfilters.ops.reference import Geometry, layout
 
 STORAGES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+KINDS = ("identity", "sigmoid", "tanh", "softmax", "filter_norm")  # csrc/activation.h
+NONE = Activations()
 
 
 def _fields(text: str, kind: type) -> list[tuple]:
@@ -33,12 +36,22 @@ class Problem(ctypes.Structure):
     )
 
 
+class Activation(ctypes.Structure):
+    """csrc/activation.h."""
+
+    _fields_ = (("kind", ctypes.c_int), *_fields("gain eps", ctypes.c_double))
+
+
 class Operands(ctypes.Structure):
     """csrc/cuda/kernels.h."""
 
     _fields_ = (
         *_fields("x spatial channel grad y grad_x", ctypes.c_void_p),
         *_fields("grad_spatial grad_channel workspace", ctypes.c_void_p),
+        *_fields("spatial_activation channel_activation", Activation),
+        ("channel_std", ctypes.c_void_p),
+        ("std_phases", ctypes.c_int64),
+        *_fields("grad_std spatial_statistics channel_statistics", ctypes.c_void_p),
     )
 
 
@@ -49,8 +62,8 @@ class Kernels:
         units = [SHIM / "entry.cpp", *kernels()]
         self.device = Device(build("kernels", units, cache))
         library = self.device.library
-        for name in ("shim_workspace", "shim_problem_bytes", "shim_operands_bytes"):
-            getattr(library, name).restype = ctypes.c_size_t
+        for name in ("forward_workspace", "backward_workspace", "problem_bytes", "operands_bytes"):
+            getattr(library, f"shim_{name}").restype = ctypes.c_size_t
         ours = ctypes.sizeof(Problem), ctypes.sizeof(Operands)
         if ours != (library.shim_problem_bytes(), library.shim_operands_bytes()):
             raise RuntimeError("Problem or Operands is not what the headers say")
@@ -62,9 +75,10 @@ class Kernels:
         spatial: Tensor | None,
         channel: Tensor | None,
         mode: Mode,
+        how: Activations = NONE,
     ) -> Tensor:
         """y, as the op gives it."""
-        problem, operands = self._prepare(geometry, x, spatial, channel, mode)
+        problem, operands = self._prepare(geometry, x, spatial, channel, mode, how)
         size = (*x.shape[:2], *(geometry.centres(n) * geometry.scale for n in x.shape[2:]))
         y = self.device.place("y", _empty(size, x), writable=True)
         operands.y, problem.ys[:] = y.address, y.values.stride()
@@ -80,23 +94,23 @@ class Kernels:
         channel: Tensor | None,
         mode: Mode,
         wanted: Sequence[bool] = (True, True, True),
+        how: Activations = NONE,
     ) -> list[Tensor | None]:
-        """The gradients of x, spatial and channel that are wanted."""
-        problem, operands = self._prepare(geometry, x, spatial, channel, mode)
+        """The gradients of x, spatial, channel and std that are wanted, as many as `wanted` has."""
+        problem, operands = self._prepare(geometry, x, spatial, channel, mode, how)
         given = self.device.place("grad", grad)
         operands.grad, problem.ys[:] = given.address, given.values.stride()
         found = [
             self._output(name, x, like, operands) if want and like is not None else None
             for name, like, want in zip(
-                ("grad_x", "grad_spatial", "grad_channel"),
-                (x, spatial, channel),
+                ("grad_x", "grad_spatial", "grad_channel", "grad_std"),
+                (x, spatial, channel, how.std),
                 wanted,
-                strict=True,
+                strict=False,
             )
         ]
         if found[0]:
             problem.gs[:] = found[0].values.stride()
-        self._workspace(problem, x.dtype, operands)
         self._call("backward", problem, x.dtype, operands)
         return [operand and self.device.result(operand) for operand in found]
 
@@ -106,7 +120,7 @@ class Kernels:
         setattr(operands, name, placed.address)
         return placed
 
-    def _prepare(self, geometry, x, spatial, channel, mode) -> tuple[Problem, Operands]:
+    def _prepare(self, geometry, x, spatial, channel, mode, how) -> tuple[Problem, Operands]:
         self.device.reset(mode)
         operands, problem = Operands(), problem_of(geometry, x, spatial, channel)
         inputs = ("x", x, "xs"), ("spatial", spatial, "ss"), ("channel", channel, "cs")
@@ -115,17 +129,24 @@ class Kernels:
                 placed = self.device.place(name, tensor)
                 setattr(operands, name, placed.address)
                 getattr(problem, strides)[: tensor.dim()] = placed.values.stride()
+        if spatial is not None:
+            kind = KINDS.index(how.spatial)
+            operands.spatial_activation = Activation(kind, how.spatial_gain, how.eps)
+        if channel is not None:
+            kind = KINDS.index(how.channel)
+            operands.channel_activation = Activation(kind, how.channel_gain, how.eps)
+        if how.std is not None:
+            operands.channel_std = self.device.place("channel_std", how.std).address
+            operands.std_phases = how.std.shape[2] if how.std.dim() == 3 else 1
         return problem, operands
 
-    def _workspace(self, problem: Problem, dtype: torch.dtype, operands: Operands) -> None:
-        call = ctypes.byref(problem), STORAGES.index(dtype), ctypes.byref(operands)
-        count = self.device.library.shim_workspace(*call)
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        space = self.device.place("workspace", torch.empty(count, dtype=wide), writable=True)
-        operands.workspace = space.address
-
     def _call(self, name: str, problem: Problem, dtype: torch.dtype, operands: Operands) -> None:
+        """`shim_forward` or `shim_backward`, in a workspace that the device aligns as CUDA does."""
         call = ctypes.byref(problem), STORAGES.index(dtype), ctypes.byref(operands)
+        count = getattr(self.device.library, f"shim_{name}_workspace")(*call)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        space = self.device.place("workspace", torch.empty(count, dtype=wide), True, offset=0)
+        operands.workspace = space.address
         getattr(self.device.library, f"shim_{name}")(*call)
         self.device.check()
 

@@ -21,6 +21,7 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace shim {
 
 Settings settings;
+int launches = 0;
 int current = -1;
 size_t shared_declared = 0;
 unsigned char shared[kSharedRoom];
@@ -228,6 +229,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, size_t parameter_bytes, voi
     return;
   }
   check_launch(grid, block, shared_bytes, parameter_bytes);
+  ++launches;
   gridDim = grid, blockDim = block;
   device.count = int(block.x * block.y * block.z);
   device.body = body, device.argument = argument, shared_declared = shared_bytes;

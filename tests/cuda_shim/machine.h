@@ -27,6 +27,7 @@ struct Settings {
   size_t shared_limit = 232448;     // bytes a block may ask for
 };
 extern Settings settings;
+extern int launches;  // since the settings were made
 
 // What a lane brought to a meeting of its warp.
 struct Slot {

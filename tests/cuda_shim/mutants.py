@@ -1,8 +1,8 @@
 """Whether the tests of the CUDA kernels notice what may go wrong in them.
 
 python tests/cuda_shim/mutants.py [WORD ...]: makes one change at a time to a copy of csrc, all that
-`mutations.txt` lists with the words in it, and runs tests of the kernels on it. Every change must
-make one fail. The exit code is the number of those that did not.
+`mutations.txt` lists with the words in it, and runs the tests of those kernels on it. Every change
+must make one fail. The exit code is the number of those that did not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-GENERATE = ("pool_project.cuh", "excite.cuh", "generate.cu")  # the rest is tested by filter2d's
+TESTS = ("tests/test_cuda_kernels_activated.py", "tests/test_cuda_kernels.py")
+OTHER_TESTS = dict.fromkeys(
+    ("pool_project.cuh", "excite.cuh", "generate.cu"), ("tests/test_cuda_generate.py",)
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def mutate(mutation: Mutation, project: Path) -> str:
 
 def first_failure(project: Path, file: str = "") -> str | None:
     """The first test of the file's kernels that fails in the copy, and how; None if all pass."""
-    tests = "generate" if file in GENERATE else "kernels"
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", f"tests/test_cuda_{tests}.py"]
+    tests = OTHER_TESTS.get(file, TESTS)
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", *tests]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=project, env=variables, capture_output=True, text=True, check=False

@@ -11,10 +11,10 @@
 
 namespace dynfilters::cpu {
 
-// Outputs that are computed side by side: as many as there are registers for, and as leave fewest over.
-// Rows have room for whole blocks.
-inline int64_t block_for(int64_t columns) {
-  if (kVectorBytes < 64) return 4;
+// How many outputs are computed side by side: as many as there are registers for, and as leave fewest over.
+// The columns of a large window take registers too. Rows have room for whole blocks.
+inline int64_t block_for(int64_t columns, int64_t window) {
+  if (kVectorBytes < 64 && window > 3) return 4;
   return (columns + 6) / 7 * 7 <= round_up(columns, 8) ? 7 : 8;
 }
 
@@ -223,6 +223,13 @@ class TapLines {
   }
   int64_t first() const { return columns.first + columns.from(); }
   int64_t count() const { return columns.inside(); }
+  // All taps of row y of a group, n windows from `column` on, to be read in place later.
+  void fetch(Ahead& ahead, int64_t b, int64_t group, int64_t y, int64_t column, int64_t n) const {
+    for (int64_t k = 0; k < p.taps(); ++k) {
+      const int64_t from = b * p.ss[0] + group * p.ss[1] + k * p.ss[2] + y * p.ss[3] + column;
+      ahead.add(static_cast<const A*>(o.spatial) + from, n * int64_t(sizeof(A)));
+    }
+  }
   // Raw taps of row y, count of them from k on: (taps, groups, phases, to_pitch).
   void load_row(int64_t y, int64_t k, int64_t count, A* to, int64_t to_pitch) const {
     for (int64_t end = k + count; k < end; ++k)
@@ -261,6 +268,12 @@ class TapLines {
   }
 };
 
+// Where the block begins that would begin at `begin`: the last one ends with the row, if that has room
+// for it, and repeats outputs of the one before.
+inline int64_t block_at(int64_t begin, int64_t count, int64_t block) {
+  return std::max<int64_t>(0, std::min(begin, count - block));
+}
+
 // The spatial taps of a row of outputs as the kernels take them: (blocks, sources, B).
 template <class A>
 struct BlockTaps {
@@ -274,7 +287,8 @@ struct BlockTaps {
  private:
   template <int B>
   static void pack_blocks(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, A* to) {
-    for (int64_t j = 0; j < count; j += B, to += n * B) {
+    for (int64_t begin = 0; begin < count; begin += B, to += n * B) {
+      const int64_t j = block_at(begin, count, B);
       if (taps && j >= first && j + B <= last) {
         std::memcpy(to, taps + j, B * sizeof(A));
       } else {

@@ -51,7 +51,7 @@ class WeighPixels {
       pack_taps(group);
       if (group + 1 < p.groups) look_ahead(group + 1);
       const int64_t end = (group + 1) * in.vectors.each();
-      for (int64_t v = group * in.vectors.each(); v < end; v += most) run_vectors(v, std::min(most, end - v));
+      for (int64_t v = group * in.vectors.each(); v < end; v += most) run_vectors(group, v, std::min(most, end - v));
     }
   }
 
@@ -84,6 +84,7 @@ class WeighPixels {
       h = std::max(h, (tile.row + tile.rows - 1) * sum.in_step + sum.rows.most + 1);
     for (const int64_t last = (t.row + t.rows - 1) * sum.in_step + sum.rows.most; h <= last; ++h)
       in.fetch(ahead, source, b, h, first_column, end_column);
+    for (int64_t i = t.row; i < t.row + t.rows && taps_in_place(); ++i) taps.fetch(ahead, b, 0, i, t.col, t.cols);
     ahead.spread(blocks() * in.vectors.count());
   }
 
@@ -120,20 +121,15 @@ class WeighPixels {
     return packed.data() + ((i - tile.row) * sum.taps + pattern.taps_before) * round_up(tile.cols, block());
   }
   void pack_taps(int64_t group) {
-    if (!p.has_spatial()) return;
+    if (!p.has_spatial() || taps_in_place()) return;
     packed.resize(tile.rows * sum.taps * round_up(tile.cols, block()));
-    if (!taps.in_place()) {
-      over_rows([&](const auto& place, const auto& pattern, int64_t i) {
-        for (int64_t t = 0; t < pattern.size(); ++t) pack_source(place, pattern, t, i, group);
-      });
-      return;
-    }
-    // Tap by tap, as they lie in memory.
-    for (const auto& place : sum.places)
-      for (const auto& pattern : place.patterns)
-        for (int64_t t = 0; t < pattern.size(); ++t)
-          for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
-            if (exists(place, i)) pack_source(place, pattern, t, i, group);
+    over_rows([&](const auto& place, const auto& pattern, int64_t i) {
+      for (int64_t t = 0; t < pattern.size(); ++t) pack_source(place, pattern, t, i, group);
+    });
+  }
+  // Whether the kernels can read the taps of y's windows where they are.
+  bool taps_in_place() const {
+    return p.has_spatial() && taps.in_place() && sum.tap_columns.count() == 1 && sum.places[0].patterns[0].window;
   }
   void pack_source(const Place<A>& place, const Pattern<A>& pattern, int64_t t, int64_t i, int64_t group) {
     const Source& source = pattern.sources[t];
@@ -144,13 +140,9 @@ class WeighPixels {
   }
   // The taps of another group, to be packed next.
   void look_ahead(int64_t group) {
-    if (!p.has_spatial() || !taps.in_place()) return;
-    for (const auto& place : sum.places)
-      for (const auto& pattern : place.patterns)
-        for (const Source& source : pattern.sources)
-          for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
-            if (const A* line = taps.line(i * p.scale + source.tap_row, source.k, 0))
-              ahead.add(line + group * taps.group_step(), taps.count() * int64_t(sizeof(A)));
+    if (!taps_in_place()) return;
+    for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
+      taps.fetch(ahead, sample, group, i, tile.col, tile.cols);
     ahead.spread(blocks() * in.vectors.each());
   }
   // Of outputs, for one vector of channels.
@@ -158,7 +150,7 @@ class WeighPixels {
     return tile.rows * int64_t(sum.places.size()) * (round_up(tile.cols, block()) / block());
   }
 
-  void run_vectors(int64_t first, int64_t count) {
+  void run_vectors(int64_t group, int64_t first, int64_t count) {
     lines.begin(sample, columns, first, count);
     over_rows([&](const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
       const int64_t n = outputs(place), h = i * sum.out_step + place.row;
@@ -170,8 +162,12 @@ class WeighPixels {
         if (source.row != row) line = lines.line(i * sum.in_step + (row = source.row));
         pixel.push_back(line + (source.column - sum.columns.least) * lanes);
       }
-      Weighing<A> o{pattern.size(), pixel.data(), 0, sum.in_step * lanes, packed_at(pattern, i), nullptr, n, nullptr, 0, false, stream, &ahead, block()};
+      Weighing<A> o{pattern.size(), pixel.data(), 0, sum.in_step * lanes, nullptr, block() * pattern.size(), block(), nullptr, n, nullptr, 0, false, stream, &ahead, block(), taps_in_place()};
       const bool direct = out.in_place();
+      if (o.in_place)
+        o.s = taps.line(i, 0, 0) + group * taps.group_step(), o.s_block = block(), o.s_source = p.ss[2];
+      else if (p.has_spatial())
+        o.s = packed_at(pattern, i);
       o.add = &pattern != &place.patterns.front();
       const bool last = &pattern == &place.patterns.back();
       o.out_step = direct ? sum.out_step * out.strides[3] : lanes;

@@ -27,7 +27,7 @@ void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, con
                  int64_t end) {
   using A = Accumulator<T>;
   WeighKernels<A> kernels{};
-  with_combine(p.combine, [&](auto op) { kernels = weigh_kernels<A, decltype(op)>(p, block_for(tiles.cols)); });
+  with_combine(p.combine, [&](auto op) { kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols); });
   WeighPixels<T> pass(p, o, io, sum_for_y<A>(p), kernels, image_of<A>(p, io, p.xs, false), o.x,
                       image_of<A>(p, io, p.ys, true), o.y);
   for (int64_t task = begin; task < end; ++task) {
@@ -43,7 +43,7 @@ void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, co
   WeighKernels<A> kernels{};
   SumRow<A> sum_row = nullptr;
   with_combine(p.combine, [&](auto op) {
-    kernels = weigh_kernels<A, decltype(op)>(p, block_for(tiles.cols)), sum_row = sums<A, decltype(op)>;
+    kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols), sum_row = sums<A, decltype(op)>;
   });
   const auto of_x = image_of<A>(p, io, p.xs, false), of_y = image_of<A>(p, io, p.ys, true);
   WeighPixels<T> grad_x(p, o, io, sum_for_x<A>(p), kernels, of_y, o.grad, image_of<A>(p, io, p.gs, false), o.grad_x);

@@ -22,7 +22,8 @@ struct Weighing {
   int64_t n;
   const A* const* pixel;  // pixel_t[j] lies pixel_offset + j·pixel_step from here
   int64_t pixel_offset, pixel_step;
-  const A* s;        // (blocks, n, B)
+  const A* s;        // (blocks, sources, B), s_block and s_source from one to the next
+  int64_t s_block, s_source;
   const A* channel;  // (n, lanes)
   int64_t count;     // of outputs; there are pixels and taps for whole blocks
   A* out;
@@ -31,6 +32,7 @@ struct Weighing {
   bool stream;  // past the caches: out is aligned and not soon read again
   Ahead* ahead;  // a share of it for each block
   int64_t block;     // B
+  bool in_place;     // taps are read where they lie, a block's right behind the last one's; then may be nothing
 };
 template <class A>
 using Weigh = void (*)(const Weighing<A>&);
@@ -48,7 +50,7 @@ inline void put(A* out, Vector<A> value, bool stream) {
 template <class A, class Op, int B>
 void weigh_any(const Weighing<A>& o) {
   const A* s = o.s;
-  for (int64_t j = 0; j < o.count; j += B, s += o.n * B) {
+  for (int64_t j = 0; j < o.count; j += B, s += o.s_block) {
     o.ahead->fetch();
     A* out = o.out + j * o.out_step;
     Vector<A> total[B]{};
@@ -59,7 +61,7 @@ void weigh_any(const Weighing<A>& o) {
       const A* pixel = o.pixel[t] + o.pixel_offset + j * o.pixel_step;
 #pragma GCC unroll 8
       for (int p = 0; p < B; ++p)
-        total[p] += Op::tap(splat(Op::kSpatial ? s[t * B + p] : A(0)), weight) * load(pixel + p * o.pixel_step);
+        total[p] += Op::tap(splat(Op::kSpatial ? s[t * o.s_source + p] : A(0)), weight) * load(pixel + p * o.pixel_step);
     }
 #pragma GCC unroll 8
     for (int p = 0; p < B; ++p) put(out + p * o.out_step, total[p], o.stream);
@@ -68,21 +70,23 @@ void weigh_any(const Weighing<A>& o) {
 
 // What a row of a window adds to a block: neighbouring outputs share its columns.
 template <class A, class Op, int K, int B>
-DYNFILTERS_INLINE void add_window_row(const A* pixel, const A* s, const A* channel, Vector<A>* total) {
+DYNFILTERS_INLINE void add_window_row(const A* pixel, const A* s, int64_t s_source, const A* channel,
+                                      Vector<A>* total) {
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> column[B + K - 1];
 #pragma GCC unroll 14
   for (int i = 0; i < B + K - 1; ++i) {
     column[i] = load(pixel + i * lanes);
     // Where one load may serve many products, it must not be made anew for each.
-    if (!Op::kChannel) asm("" : "+v"(column[i]));
+    if (!Op::kChannel && (B <= 4 || kVectorBytes == 64)) asm("" : "+v"(column[i]));
   }
 #pragma GCC unroll 7
   for (int i = 0; i < K; ++i) {
     Vector<A> weight{};
     if constexpr (Op::kChannel) weight = load(channel + i * lanes);
 #pragma GCC unroll 8
-    for (int p = 0; p < B; ++p) total[p] += Op::tap(splat(Op::kSpatial ? s[i * B + p] : A(0)), weight) * column[i + p];
+    for (int p = 0; p < B; ++p) total[p] += Op::tap(splat(Op::kSpatial ? s[p] : A(0)), weight) * column[i + p];
+    s += s_source;
   }
 }
 
@@ -94,7 +98,7 @@ void weigh_window(const Weighing<A>& o) {
   const A *s = o.s, *rows[K];
   for (int i = 0; i < K; ++i) rows[i] = o.pixel[i * K] + o.pixel_offset;
   A* out = o.out;
-  const int64_t step = o.out_step;
+  const int64_t step = o.out_step, s_source = o.s_source;
   const bool add = o.add, stream = o.stream;
   for (int64_t left = o.count; left > 0; left -= B) {
     o.ahead->fetch();
@@ -103,36 +107,47 @@ void weigh_window(const Weighing<A>& o) {
 #pragma GCC unroll 8
       for (int p = 0; p < B; ++p) total[p] = load(out + p * step);
     if constexpr (K == 3) {
-      add_window_row<A, Op, K, B>(rows[0], s, o.channel, total);
-      add_window_row<A, Op, K, B>(rows[1], s + K * B, o.channel + K * lanes, total);
-      add_window_row<A, Op, K, B>(rows[2], s + 2 * K * B, o.channel + 2 * K * lanes, total);
+      add_window_row<A, Op, K, B>(rows[0], s, s_source, o.channel, total);
+      add_window_row<A, Op, K, B>(rows[1], s + K * s_source, s_source, o.channel + K * lanes, total);
+      add_window_row<A, Op, K, B>(rows[2], s + 2 * K * s_source, s_source, o.channel + 2 * K * lanes, total);
     } else {
       for (int i = 0; i < K; ++i)
-        add_window_row<A, Op, K, B>(rows[i], s + i * K * B, o.channel + i * K * lanes, total);
+        add_window_row<A, Op, K, B>(rows[i], s + i * K * s_source, s_source, o.channel + i * K * lanes, total);
     }
     for (int i = 0; i < K; ++i) rows[i] += B * lanes;
-    s += K * K * B;
+    s += o.s_block;
 #pragma GCC unroll 8
     for (int p = 0; p < B; ++p, out += step) put(out, total[p], stream);
   }
 }
 
-// All outputs: those of a last block that is not whole go by a block of their own.
+// All outputs. The last block may repeat outputs; where it cannot, because there are fewer, or it would add
+// to them twice, its results go by a room of their own.
 template <class A>
 void weigh_all(Weigh<A> blocks, Weighing<A>& o) {
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t some = o.count % o.block, whole = o.count - some;
-  if (!some) return blocks(o);
+  const int64_t whole = o.count / o.block * o.block;
+  if (whole == o.count) return blocks(o);
   Weighing<A> part = o;
   part.count = whole;
   if (whole) blocks(part);
-  alignas(64) A room[8 * lanes];
-  A* out = o.out + whole * o.out_step;
-  for (int64_t p = 0; o.add && p < some; ++p) store(room + p * lanes, load(out + p * o.out_step));
-  part.count = o.block, part.pixel_offset += whole * o.pixel_step, part.s += whole * o.n;
-  part.out = room, part.out_step = lanes, part.stream = false;
+  const int64_t j = block_at(whole, o.count, o.block);
+  part.count = o.block, part.pixel_offset += j * o.pixel_step, part.out += j * o.out_step;
+  if (o.s) part.s += o.in_place ? j : whole / o.block * o.s_block;
+  if (whole && !o.add) return blocks(part);
+  alignas(64) A room[8 * lanes], taps[49 * 8];
+  A* const out = part.out;
+  part.out = room, part.out_step = lanes, part.add = part.stream = false;
+  if (o.s && o.in_place) {
+    for (int64_t t = 0; t < o.n; ++t)
+      for (int64_t p = 0; p < o.block; ++p) taps[t * o.block + p] = j + p < o.count ? part.s[t * o.s_source + p] : A(0);
+    part.s = taps, part.s_source = o.block;
+  }
   blocks(part);
-  for (int64_t p = 0; p < some; ++p) store(out + p * o.out_step, load(room + p * lanes));
+  for (int64_t p = whole - j; p < o.count - j; ++p) {
+    const Vector<A> value = load(room + p * lanes);
+    store(out + p * o.out_step, o.add ? load(out + p * o.out_step) + value : value);
+  }
 }
 
 // Of a problem: for windows of neighbours, and for any sources.
@@ -142,17 +157,22 @@ struct WeighKernels {
   Weigh<A> window, any;
 };
 template <class A, class Op, int B>
-WeighKernels<A> weigh_kernels(const Problem& p) {
-  return {B, p.kh == 3 ? weigh_window<A, Op, 3, B> : p.kh == 5 ? weigh_window<A, Op, 5, B> : weigh_window<A, Op, 7, B>,
-          weigh_any<A, Op, B>};
+WeighKernels<A> weigh_kernels(int64_t window) {
+  constexpr bool wide = B <= 4 || kVectorBytes == 64;  // there are registers for the columns of large windows
+  WeighKernels<A> found{B, weigh_window<A, Op, 3, B>, weigh_any<A, Op, B>};
+  if constexpr (wide) {
+    if (window == 5) found.window = weigh_window<A, Op, 5, B>;
+    if (window == 7) found.window = weigh_window<A, Op, 7, B>;
+  }
+  return found;
 }
 template <class A, class Op>
-WeighKernels<A> weigh_kernels(const Problem& p, int64_t block) {
-#if defined(__AVX512F__)
-  return block == 7 ? weigh_kernels<A, Op, 7>(p) : weigh_kernels<A, Op, 8>(p);
-#else
-  return weigh_kernels<A, Op, 4>(p);
-#endif
+WeighKernels<A> weigh_kernels(int64_t window, int64_t columns) {
+  const int64_t block = block_for(columns, window);
+  if (block == 7) return weigh_kernels<A, Op, 7>(window);
+  if (block == 8) return weigh_kernels<A, Op, 8>(window);
+  if constexpr (kVectorBytes < 64) return weigh_kernels<A, Op, 4>(window);
+  return {};
 }
 
 // For some outputs j of the channels of a group, with p = g[j] · pixel_t[j]:

@@ -1,22 +1,14 @@
-// Rows of the operands, packed to the accumulation type for the kernels of pixels.h, when they are
-// first needed. A few rows are held; those outside the image are zeros, and so is the room at both
-// ends of a row.
+// Rows of images, packed to the accumulation type for the kernels of pixels.h when they are first
+// needed, and results on their way back. A few rows are held; those outside the image are zeros, and so
+// is the room at both ends of a row.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "activate.h"
 #include "kernels.h"
 #include "transpose.h"
 
 namespace dynfilters::cpu {
-
-// How many outputs are computed side by side: as many as there are registers for, and as leave fewest over.
-// The columns of a large window take registers too. Rows have room for whole blocks.
-inline int64_t block_for(int64_t columns, int64_t window) {
-  if (kVectorBytes < 64 && window > 3) return 4;
-  return (columns + 6) / 7 * 7 <= round_up(columns, 8) ? 7 : 8;
-}
 
 // Channels cut into vectors: those of a group, the last one filled up with zeros.
 struct ChannelVectors {
@@ -190,112 +182,6 @@ class ResultLine {
   const Image<A> image;
   int64_t pitch = 0;
   Buffer<A> line, planes;
-};
-
-// Rows of activated spatial taps, one for each row of y: (taps, groups, phases of a row, columns).
-template <class A>
-class TapLines {
- public:
-  static constexpr int64_t lanes = kLanes<A>;
-  TapLines(const Problem& p, const Operands& o, const Access<A>& io, int64_t rows)
-      : p(p), o(o), io(io), rows(elementwise() ? 1 : rows), held(p.taps() * this->rows, -1) {}
-
-  // wanted: columns of windows.
-  void begin(int64_t b, const Columns& wanted) {
-    sample = b, columns = wanted;
-    std::fill(held.begin(), held.end(), -1);
-    pitch = round_up(columns.inside(), lanes);
-    if (p.has_spatial() && !in_place()) lines.resize(rows * p.taps() * tap_step());
-  }
-  // Tap k of row y, at its phase v: its first column that exists, for the first group. Null: not there.
-  const A* line(int64_t y, int64_t k, int64_t v) {
-    if (!p.has_spatial() || y < 0 || y >= p.rows * p.scale) return nullptr;
-    if (in_place())
-      return static_cast<const A*>(o.spatial) + sample * p.ss[0] + k * p.ss[2] + y * p.ss[3] + first() * p.ss[4];
-    const int64_t slot = y % rows;
-    if (held[slot * p.taps() + k] != y) elementwise() ? fill(y, k, 1) : fill(y, 0, p.taps());
-    return lines.data() + (slot * p.taps() + k) * tap_step() + v * pitch;
-  }
-  int64_t group_step() const { return in_place() ? p.ss[1] : line_step(); }
-  // Whether lines are where the taps lie in memory: any may be asked for at any time.
-  bool in_place() const {
-    return io.bytes == sizeof(A) && o.activation.is_identity() && p.scale == 1 && p.ss[4] == 1;
-  }
-  int64_t first() const { return columns.first + columns.from(); }
-  int64_t count() const { return columns.inside(); }
-  // All taps of row y of a group, n windows from `column` on, to be read in place later.
-  void fetch(Ahead& ahead, int64_t b, int64_t group, int64_t y, int64_t column, int64_t n) const {
-    for (int64_t k = 0; k < p.taps(); ++k) {
-      const int64_t from = b * p.ss[0] + group * p.ss[1] + k * p.ss[2] + y * p.ss[3] + column;
-      ahead.add(static_cast<const A*>(o.spatial) + from, n * int64_t(sizeof(A)));
-    }
-  }
-  // Raw taps of row y, count of them from k on: (taps, groups, phases, to_pitch).
-  void load_row(int64_t y, int64_t k, int64_t count, A* to, int64_t to_pitch) const {
-    for (int64_t end = k + count; k < end; ++k)
-      for (int64_t g = 0; g < p.groups; ++g)
-        for (int64_t v = 0; v < p.scale; ++v, to += to_pitch) {
-          const int64_t z = first() * p.scale + v;
-          const int64_t from = sample * p.ss[0] + g * p.ss[1] + k * p.ss[2] + y * p.ss[3] + z * p.ss[4];
-          io.read(at(o.spatial, from * io.bytes), 1, 0, columns.inside(), p.scale * p.ss[4], to, 0);
-        }
-  }
-
- private:
-  const Problem& p;
-  const Operands& o;
-  const Access<A>& io;
-  const int64_t rows;  // for which there is room, of every tap
-  int64_t sample = 0, pitch = 0;
-  Columns columns{};
-  std::vector<int64_t> held;
-  Buffer<A> lines;
-
-  // Each tap can be activated without its neighbours.
-  bool elementwise() const {
-    return o.activation.kind != ActivationKind::kSoftmax && o.activation.kind != ActivationKind::kFilterNorm;
-  }
-  int64_t line_step() const { return p.scale * pitch; }
-  int64_t tap_step() const { return p.groups * line_step(); }
-  void fill(int64_t y, int64_t k, int64_t count) {
-    const int64_t slot = y % rows * p.taps();
-    A* target = lines.data() + (slot + k) * tap_step();
-    load_row(y, k, count, target, pitch);
-    std::fill_n(held.begin() + slot + k, count, y);
-    if (o.activation.is_identity()) return;
-    for (int64_t i = 0; i < p.groups * p.scale; ++i)
-      activate(o.activation, target + i * pitch, count, tap_step(), pitch);
-  }
-};
-
-// Where the block begins that would begin at `begin`: the last one ends with the row, if that has room
-// for it, and repeats outputs of the one before.
-inline int64_t block_at(int64_t begin, int64_t count, int64_t block) {
-  return std::max<int64_t>(0, std::min(begin, count - block));
-}
-
-// The spatial taps of a row of outputs as the kernels take them: (blocks, sources, B).
-template <class A>
-struct BlockTaps {
-  static int64_t size(int64_t n, int64_t count, int64_t block) { return round_up(count, block) * n; }
-  // One source of n: its tap of output j is taps[j], for j from first to last. Others, and all if there are
-  // none, are zero. to: its place in the first block.
-  static void pack(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, int64_t block, A* to) {
-    (block == 8 ? pack_blocks<8> : block == 7 ? pack_blocks<7> : pack_blocks<4>)(taps, first, last, n, count, to);
-  }
-
- private:
-  template <int B>
-  static void pack_blocks(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, A* to) {
-    for (int64_t begin = 0; begin < count; begin += B, to += n * B) {
-      const int64_t j = block_at(begin, count, B);
-      if (taps && j >= first && j + B <= last) {
-        std::memcpy(to, taps + j, B * sizeof(A));
-      } else {
-        for (int64_t i = 0; i < B; ++i) to[i] = taps && j + i >= first && j + i < last ? taps[j + i] : A(0);
-      }
-    }
-  }
 };
 
 }  // namespace dynfilters::cpu

@@ -38,7 +38,8 @@ struct Pattern {
       lanes.read(all + vectors.first(v) * p.cs[1], some, p.cs[1], p.cs[2], columns.data());
       for (int64_t k = 0; k < p.taps(); ++k)
         for (int64_t i = some; i < vectors.lanes; ++i) columns[k * vectors.lanes + i] = 0;
-      for (const Source& source : sources) to = std::copy_n(columns.data() + source.k * vectors.lanes, vectors.lanes, to);
+      for (const Source& source : sources)
+        to = std::copy_n(columns.data() + source.k * vectors.lanes, vectors.lanes, to);
     }
   }
 };

@@ -19,9 +19,10 @@ class WeighPixels {
   using A = Accumulator<T>;
   static constexpr int64_t lanes = kLanes<A>;
 
-  // From the image `in` at `from` to the image `out` at `to`, of `rows` windows at most.
-  WeighPixels(const Problem& p, const Operands& o, const Access<A>& io, const Sum<A>& sum, const WeighKernels<A>& kernels,
-              const Image<A>& in, const void* from, const Image<A>& out, void* to)
+  // From the image `in` at `from` to the image `out` at `to`.
+  WeighPixels(const Problem& p, const Operands& o, const Access<A>& io, const Sum<A>& sum,
+              const WeighKernels<A>& kernels, const Image<A>& in, const void* from,
+              const Image<A>& out, void* to)
       : p(p),
         sum(sum),
         kernels(kernels),
@@ -35,23 +36,22 @@ class WeighPixels {
         result(out),
         stream(streams()) {}
 
-  // Then the tile `later` of sample later_b, if there is one.
-  void run(int64_t b, const Tile& now, int64_t later_b, const Tile* later) {
-    tile = now;
+  // Tile t of all samples' tiles. more: tile t + 1 is next.
+  void run(const Tiles& tiles, int64_t t, bool more) {
+    const int64_t b = t / tiles.count();
+    tile = tiles.at(p, t % tiles.count());
     ahead.clear();
-    if (later) look_ahead(later_b, *later);
+    if (more) look_ahead((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
     if (b != sample) begin_sample(b);
-    const int64_t first_window = sum.tap_columns.least, windows = tile.cols + sum.tap_columns.count() - 1;
-    taps.begin(b, {tile.col + first_window, windows, p.cols});
+    taps.begin(b, {tile.col + sum.tap_columns.least, tile.cols + sum.tap_columns.count() - 1, p.cols});
     columns = {tile.col * sum.in_step + sum.columns.least,
                (tile.cols + block() - 1) * sum.in_step + sum.columns.count(), in.width};
-    const int64_t fits = std::max<int64_t>(1, kLineBytes / (lines.rows() * columns.count * lanes * int64_t(sizeof(A))));
-    const int64_t parts = (in.vectors.each() + fits - 1) / fits, most = (in.vectors.each() + parts - 1) / parts;
+    const int64_t each = in.vectors.each(), together = vectors_together();
     for (int64_t group = 0; group < p.groups; ++group) {
       pack_taps(group);
       if (group + 1 < p.groups) look_ahead(group + 1);
-      const int64_t end = (group + 1) * in.vectors.each();
-      for (int64_t v = group * in.vectors.each(); v < end; v += most) run_vectors(group, v, std::min(most, end - v));
+      const int64_t end = (group + 1) * each;
+      for (int64_t v = group * each; v < end; v += together) run_vectors(group, v, std::min(together, end - v));
     }
   }
 
@@ -87,8 +87,13 @@ class WeighPixels {
     for (int64_t i = t.row; i < t.row + t.rows && taps_in_place(); ++i) taps.fetch(ahead, b, 0, i, t.col, t.cols);
     ahead.spread(blocks() * in.vectors.count());
   }
-
   int64_t block() const { return kernels.block; }
+  // As many as leave their lines near, and in equal parts.
+  int64_t vectors_together() const {
+    const int64_t each = in.vectors.each(), bytes = lines.rows() * columns.count * lanes * int64_t(sizeof(A));
+    const int64_t fits = std::max<int64_t>(1, kLineBytes / bytes), parts = (each + fits - 1) / fits;
+    return (each + parts - 1) / parts;
+  }
   void begin_sample(int64_t b) {
     sample = b;
     for (auto& place : sum.places)
@@ -153,37 +158,53 @@ class WeighPixels {
   void run_vectors(int64_t group, int64_t first, int64_t count) {
     lines.begin(sample, columns, first, count);
     over_rows([&](const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
-      const int64_t n = outputs(place), h = i * sum.out_step + place.row;
-      const int64_t w = tile.col * sum.out_step + place.column;
-      pixel.clear();
-      const A* line = nullptr;
-      int64_t row = sum.rows.least - 1;  // of the line: none yet
-      for (const Source& source : pattern.sources) {
-        if (source.row != row) line = lines.line(i * sum.in_step + (row = source.row));
-        pixel.push_back(line + (source.column - sum.columns.least) * lanes);
+      const int64_t h = i * sum.out_step + place.row, w = tile.col * sum.out_step + place.column;
+      find_pixels(pattern, i);
+      Weighing<A> o = weighing(place, pattern, i);
+      if (o.in_place) o.s += group * taps.group_step();
+      if (p.has_channel()) o.channel += first * pattern.size() * lanes;
+      if (out.in_place()) {
+        o.out = static_cast<A*>(to) + out.offset(sample, out.vectors.first(first), h, w);
+        const bool last = h + sum.out_step >= out.height;
+        run_row(pattern, o, count, lanes, o.stream || last ? 0 : sum.out_step * out.strides[2]);
+      } else {
+        o.out = o.add ? result.again() : result.begin(count, o.count);
+        run_row(pattern, o, count, result.vector_step(), 0);
+        if (&pattern == &place.patterns.back()) result.write(to, sample, first, h, w, sum.out_step, o.count);
       }
-      Weighing<A> o{pattern.size(), pixel.data(), 0, sum.in_step * lanes, nullptr, block() * pattern.size(), block(), nullptr, n, nullptr, 0, false, stream, &ahead, block(), taps_in_place()};
-      const bool direct = out.in_place();
-      if (o.in_place)
-        o.s = taps.line(i, 0, 0) + group * taps.group_step(), o.s_block = block(), o.s_source = p.ss[2];
-      else if (p.has_spatial())
-        o.s = packed_at(pattern, i);
-      o.add = &pattern != &place.patterns.front();
-      const bool last = &pattern == &place.patterns.back();
-      o.out_step = direct ? sum.out_step * out.strides[3] : lanes;
-      o.out = direct ? static_cast<A*>(to) + out.offset(sample, out.vectors.first(first), h, w)
-              : o.add ? result.again() : result.begin(count, n);
-      o.stream = stream && place.patterns.size() == 1;
-      if (p.has_channel()) o.channel = pattern.channel.data() + first * pattern.size() * lanes;
-      for (int64_t v = 0; v < count; ++v) {
-        if (direct && !o.stream && h + sum.out_step < out.height)  // where the next row goes
-          for (int64_t j = 0; j < n; ++j) __builtin_prefetch(o.out + sum.out_step * out.strides[2] + j * o.out_step, 1, 3);
-        weigh_all(pattern.window ? kernels.window : kernels.any, o);
-        o.pixel_offset += lines.vector_step(), o.out += direct ? lanes : result.vector_step();
-        if (p.has_channel()) o.channel += pattern.size() * lanes;
-      }
-      if (!direct && last) result.write(to, sample, first, h, w, sum.out_step, n);
     });
+  }
+  // Where the sources of row i of windows begin.
+  void find_pixels(const Pattern<A>& pattern, int64_t i) {
+    pixel.clear();
+    const A* line = nullptr;
+    int64_t row = sum.rows.least - 1;  // of the line: none yet
+    for (const Source& source : pattern.sources) {
+      if (source.row != row) line = lines.line(i * sum.in_step + (row = source.row));
+      pixel.push_back(line + (source.column - sum.columns.least) * lanes);
+    }
+  }
+  // All but where the results go, for the first vector.
+  Weighing<A> weighing(const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
+    Weighing<A> o{};
+    o.n = pattern.size(), o.pixel = pixel.data(), o.pixel_step = sum.in_step * lanes;
+    o.block = block(), o.in_place = taps_in_place();
+    o.s = o.in_place ? taps.line(i, 0, 0) : p.has_spatial() ? packed_at(pattern, i) : nullptr;
+    o.s_block = o.in_place ? block() : block() * o.n, o.s_source = o.in_place ? p.ss[2] : block();
+    o.channel = pattern.channel.data(), o.count = outputs(place);
+    o.out_step = out.in_place() ? sum.out_step * out.strides[3] : lanes;
+    o.add = &pattern != &place.patterns.front(), o.stream = stream && place.patterns.size() == 1;
+    o.ahead = &ahead;
+    return o;
+  }
+  // A row of outputs, vector by vector. next_row: how far from it the next one goes, 0: not to be fetched.
+  void run_row(const Pattern<A>& pattern, Weighing<A>& o, int64_t count, int64_t vector_step, int64_t next_row) {
+    for (int64_t v = 0; v < count; ++v) {
+      for (int64_t j = 0; next_row && j < o.count; ++j) __builtin_prefetch(o.out + next_row + j * o.out_step, 1, 3);
+      weigh_all(pattern.window ? kernels.window : kernels.any, o);
+      o.pixel_offset += lines.vector_step(), o.out += vector_step;
+      if (p.has_channel()) o.channel += pattern.size() * lanes;
+    }
   }
 };
 

@@ -30,10 +30,7 @@ void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, con
   with_combine(p.combine, [&](auto op) { kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols); });
   WeighPixels<T> pass(p, o, io, sum_for_y<A>(p), kernels, image_of<A>(p, io, p.xs, false), o.x,
                       image_of<A>(p, io, p.ys, true), o.y);
-  for (int64_t task = begin; task < end; ++task) {
-    const Tile later = tiles.at(p, (task + 1) % tiles.count());
-    pass.run(task / tiles.count(), tiles.at(p, task % tiles.count()), (task + 1) / tiles.count(), task + 1 < end ? &later : nullptr);
-  }
+  for (int64_t task = begin; task < end; ++task) pass.run(tiles, task, task + 1 < end);
 }
 
 template <class T>
@@ -49,14 +46,13 @@ void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, co
   WeighPixels<T> grad_x(p, o, io, sum_for_x<A>(p), kernels, of_y, o.grad, image_of<A>(p, io, p.gs, false), o.grad_x);
   SumPixels<T> grad_taps(p, o, io, sum_row, of_x, of_y);
   A* partial = static_cast<A*>(o.partial);
+  const int64_t count = tiles.count();
+  const auto first_of = [&](int64_t task) { return task / chunks * count + count * (task % chunks) / chunks; };
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / chunks, chunk = task % chunks, count = tiles.count();
-    grad_taps.begin_sample(b);
-    for (int64_t i = count * chunk / chunks; i < count * (chunk + 1) / chunks; ++i) {
-      const int64_t at = b * count + i + 1;
-      const Tile later = tiles.at(p, at % count);
-      if (o.grad_x) grad_x.run(b, tiles.at(p, i), at / count, at < (end - 1) / chunks * count + count * ((end - 1) % chunks + 1) / chunks ? &later : nullptr);
-      if (o.grad_spatial || partial) grad_taps.run(tiles.at(p, i));
+    grad_taps.begin_sample(task / chunks);
+    for (int64_t t = first_of(task); t < first_of(task + 1); ++t) {
+      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(end));
+      if (o.grad_spatial || partial) grad_taps.run(tiles.at(p, t % count));
     }
     if (partial) grad_taps.unpack(partial + task * p.channels * p.phases * p.taps());
   }

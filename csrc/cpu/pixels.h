@@ -11,7 +11,7 @@
 #endif
 
 #include "../combine.h"
-#include "lines.h"
+#include "tap_lines.h"
 
 namespace dynfilters::cpu {
 
@@ -61,7 +61,8 @@ void weigh_any(const Weighing<A>& o) {
       const A* pixel = o.pixel[t] + o.pixel_offset + j * o.pixel_step;
 #pragma GCC unroll 8
       for (int p = 0; p < B; ++p)
-        total[p] += Op::tap(splat(Op::kSpatial ? s[t * o.s_source + p] : A(0)), weight) * load(pixel + p * o.pixel_step);
+        total[p] +=
+            Op::tap(splat(Op::kSpatial ? s[t * o.s_source + p] : A(0)), weight) * load(pixel + p * o.pixel_step);
     }
 #pragma GCC unroll 8
     for (int p = 0; p < B; ++p) put(out + p * o.out_step, total[p], o.stream);
@@ -85,7 +86,8 @@ DYNFILTERS_INLINE void add_window_row(const A* pixel, const A* s, int64_t s_sour
     Vector<A> weight{};
     if constexpr (Op::kChannel) weight = load(channel + i * lanes);
 #pragma GCC unroll 8
-    for (int p = 0; p < B; ++p) total[p] += Op::tap(splat(Op::kSpatial ? s[p] : A(0)), weight) * column[i + p];
+    for (int p = 0; p < B; ++p)
+      total[p] += Op::tap(splat(Op::kSpatial ? s[p] : A(0)), weight) * column[i + p];
     s += s_source;
   }
 }

@@ -19,6 +19,7 @@ class SumPixels {
         io(io),
         sum_row(sum_row),
         vectors(of_x.vectors),
+        of_y(of_y),
         sum(sum_for_y<A>(p)),
         x(of_x, o.x, sum.rows.count()),
         grad(of_y, o.grad, 1),
@@ -54,6 +55,7 @@ class SumPixels {
   const Access<A>& io;
   const SumRow<A> sum_row;
   const ChannelVectors vectors;
+  const Image<A> of_y;
   Sum<A> sum;
   PixelLines<A> x, grad;
   TapLines<A> taps;
@@ -72,26 +74,31 @@ class SumPixels {
     if (y % p.scale == 0) x.fetch(ahead, y / p.scale * p.stride + sum.rows.most + 1);
     grad.fetch(ahead, y + 1);
     ahead.spread(p.groups * p.scale * std::max<int64_t>(tile.cols / 4, 1));
-    for (int64_t v = 0; v < p.scale; ++v) {
-      const int64_t cell = y % p.scale * p.scale + v, phase = p.phases > 1 ? cell : 0, n = p.taps();
-      const auto& pattern = sum.places[cell].patterns[0];
-      pixel.clear(), s.clear();
-      for (const Source& source : pattern.sources) {
-        pixel.push_back(x.line(y / p.scale * p.stride + source.row) +
-                        (source.column - sum.columns.least) * lanes);
-        s.push_back(taps.line(y, source.k, v));
-      }
-      const A* g = grad.line(y) + v * lanes;
-      for (int64_t group = 0; group < p.groups; ++group) {
-        const int64_t first = group * vectors.each(), at = first * n * lanes;
-        A* c = p.has_channel() ? c_sums.data() + phase * c_size() + at : nullptr;
-        sum_row({n, vectors.each(), pixel.data(), s.data(), first * x.vector_step(), p.stride * lanes, x.vector_step(),
-                 group * taps.group_step(), g + first * grad.vector_step(), p.scale * lanes, grad.vector_step(),
-                 p.has_channel() ? pattern.channel.data() + at : nullptr, c, tile.cols,
-                 s_line.data() + (group * p.scale + v) * pitch(), p.groups * p.scale * pitch(), &ahead});
-      }
-    }
+    for (int64_t v = 0; v < p.scale; ++v) sum_phase(y, v);
     if (o.grad_spatial) write_spatial(y);
+  }
+  void sum_phase(int64_t y, int64_t v) {
+    const int64_t cell = y % p.scale * p.scale + v, phase = p.phases > 1 ? cell : 0, n = p.taps();
+    const auto& pattern = sum.places[cell].patterns[0];
+    pixel.clear(), s.clear();
+    for (const Source& source : pattern.sources) {
+      pixel.push_back(x.line(y / p.scale * p.stride + source.row) + (source.column - sum.columns.least) * lanes);
+      s.push_back(taps.line(y, source.k, v));
+    }
+    // Of the gradient of y only the outputs' own pixels are read: where they are, if possible.
+    const bool in_place = of_y.in_place();
+    const A* g = in_place ? static_cast<const A*>(o.grad) + of_y.offset(sample, 0, y, tile.col * p.scale + v)
+                          : grad.line(y) + v * lanes;
+    const int64_t g_step = p.scale * (in_place ? of_y.strides[3] : lanes);
+    const int64_t g_vector = in_place ? lanes : grad.vector_step();
+    for (int64_t group = 0; group < p.groups; ++group) {
+      const int64_t first = group * vectors.each(), at = first * n * lanes;
+      A* c = p.has_channel() ? c_sums.data() + phase * c_size() + at : nullptr;
+      sum_row({n, vectors.each(), pixel.data(), s.data(), first * x.vector_step(), p.stride * lanes, x.vector_step(),
+               group * taps.group_step(), g + first * g_vector, g_step, g_vector,
+               p.has_channel() ? pattern.channel.data() + at : nullptr, c, tile.cols,
+               s_line.data() + (group * p.scale + v) * pitch(), p.groups * p.scale * pitch(), &ahead});
+    }
   }
 
   void write_spatial(int64_t y) {

@@ -151,3 +151,17 @@ def test_tanh_is_as_exact_of_small_taps(dtype: torch.dtype) -> None:
     y = torch.ops.dynfilters.filter2d_activated(x, None, taps, None, *options)
     exact = taps.double().tanh().flatten()
     assert ((y.flatten().double() - exact) / exact).abs().max() <= 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_slopes_are_exact_where_the_activation_is_flat(name: str) -> None:
+    """Of each number, though the activated tap itself is rounded to 1 there."""
+    taps = torch.linspace(-30, 30, 4001).reshape(1, -1, 1)
+    x = torch.ones(1, taps.shape[1], 1, 1)
+    options = (1, 1), 1, 1, 1, "mul", "identity", name, 1.0, 1.0, 0.0
+    backward = torch.ops.dynfilters.filter2d_activated_backward
+    found = backward(x, x, None, taps, None, *options, False, False, True, False)[2]
+    factor = 2 if name == "tanh" else 1
+    e = torch.exp(-factor * taps.double().abs())
+    exact = factor**2 * e / (1 + e) ** 2
+    assert ((found.double() - exact) / exact).abs().max() <= 1e-5

@@ -143,8 +143,9 @@ void activate_backward(const Activation& how, const A* raw, A* grad, int64_t K, 
     } else {
       const bool tanh = how.kind == ActivationKind::kTanh;
       for (int64_t k = 0; k < K; ++k) {
-        const Vector<A> s = sigmoid<A>(load(raw + i + k * step) * A(tanh ? 2 : 1));
-        const Vector<A> slope = s * (splat(A(1)) - s) * A(tanh ? 4 : 1);
+        // σ′(z) = e / (1 + e)², e = exp(−|z|): σ·(1 − σ) would cancel where σ is near 1. tanh′(x) = 4·σ′(2x).
+        const Vector<A> z = load(raw + i + k * step) * A(tanh ? 2 : 1), e = exponential(z < 0 ? z : -z);
+        const Vector<A> slope = e / ((splat(A(1)) + e) * (splat(A(1)) + e)) * A(tanh ? 4 : 1);
         store(grad + i + k * step, load(grad + i + k * step) * slope);
       }
     }

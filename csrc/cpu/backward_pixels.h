@@ -73,7 +73,7 @@ class SumPixels {
     ahead.clear();
     if (y % p.scale == 0) x.fetch(ahead, y / p.scale * p.stride + sum.rows.most + 1);
     grad.fetch(ahead, y + 1);
-    ahead.spread(p.groups * p.scale * std::max<int64_t>(tile.cols / 4, 1));
+    ahead.spread(vectors.count() * p.scale * std::max<int64_t>(tile.cols / 4, 1) * std::max<int64_t>(p.taps() / 3, 1));
     for (int64_t v = 0; v < p.scale; ++v) sum_phase(y, v);
     if (o.grad_spatial) write_spatial(y);
   }

@@ -40,7 +40,8 @@ void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, co
   WeighKernels<A> kernels{};
   SumRow<A> sum_row = nullptr;
   with_combine(p.combine, [&](auto op) {
-    kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols), sum_row = sums<A, decltype(op)>;
+    kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols);
+    sum_row = sum_kernel<A, decltype(op)>(window_of(p));
   });
   const auto of_x = image_of<A>(p, io, p.xs, false), of_y = image_of<A>(p, io, p.ys, true);
   WeighPixels<T> grad_x(p, o, io, sum_for_x<A>(p), kernels, of_y, o.grad, image_of<A>(p, io, p.gs, false), o.grad_x);

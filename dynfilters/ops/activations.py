@@ -58,14 +58,20 @@ def activate_backward(
     if name == "filter_norm":
         grad = grad * gain if std is None else grad * gain * aligned(widened(std), grad)
         return filter_norm_backward(grad, taps, eps)
-    out = _PLAIN[name](widened(taps))
+    wide = widened(taps)
     if name == "sigmoid":
-        return grad * out * (1 - out)
+        return grad * _sigmoid_slope(wide)
     if name == "tanh":
-        return grad * (1 - out.square())
+        return grad * 4 * _sigmoid_slope(2 * wide)
     if name == "softmax":
+        out = torch.softmax(wide, 2)
         return out * (grad - (grad * out).sum(2, keepdim=True))
     return grad
+
+
+def _sigmoid_slope(taps: Tensor) -> Tensor:
+    """σ(t)·σ(−t); σ(t)·(1 − σ(t)) would lose all digits where σ is rounded to 1."""
+    return torch.sigmoid(taps) * torch.sigmoid(-taps)
 
 
 def activate_backward_std(

@@ -143,7 +143,7 @@ void activate_backward(const Activation& how, const A* raw, A* grad, int64_t K, 
     } else {
       const bool tanh = how.kind == ActivationKind::kTanh;
       for (int64_t k = 0; k < K; ++k) {
-        // σ′(z) = e / (1 + e)², e = exp(−|z|): σ·(1 − σ) would cancel where σ is near 1. tanh′(x) = 4·σ′(2x).
+        // σ′(z) = e / (1 + e)², e = exp(−|z|), where σ·(1 − σ) would cancel; tanh′(x) = 4·σ′(2x).
         const Vector<A> z = load(raw + i + k * step) * A(tanh ? 2 : 1), e = exponential(z < 0 ? z : -z);
         const Vector<A> slope = e / ((splat(A(1)) + e) * (splat(A(1)) + e)) * A(tanh ? 4 : 1);
         store(grad + i + k * step, load(grad + i + k * step) * slope);

@@ -191,7 +191,7 @@ class WeighPixels {
     o.block = block(), o.in_place = taps_in_place();
     o.s = o.in_place ? taps.line(i, 0, 0) : p.has_spatial() ? packed_at(pattern, i) : nullptr;
     o.s_block = o.in_place ? block() : block() * o.n, o.s_source = o.in_place ? p.ss[2] : block();
-    o.channel = pattern.channel.data(), o.count = outputs(place);
+    o.channel = pattern.channel.data(), o.count = outputs(place), o.whole = o.count / block() * block();
     o.out_step = out.in_place() ? sum.out_step * out.strides[3] : lanes;
     o.add = &pattern != &place.patterns.front(), o.stream = stream && place.patterns.size() == 1;
     o.ahead = &ahead;

@@ -32,6 +32,7 @@ struct Weighing {
   bool stream;  // past the caches: out is aligned and not soon read again
   Ahead* ahead;  // a share of it for each block
   int64_t block;     // B
+  int64_t whole;     // outputs of whole blocks
   bool in_place;     // taps are read where they lie, a block's right behind the last one's; then may be nothing
 };
 template <class A>
@@ -128,14 +129,14 @@ void weigh_window(const Weighing<A>& o) {
 template <class A>
 void weigh_all(Weigh<A> blocks, Weighing<A>& o) {
   constexpr int64_t lanes = kLanes<A>;
-  const int64_t whole = o.count / o.block * o.block;
+  const int64_t whole = o.whole;
   if (whole == o.count) return blocks(o);
   Weighing<A> part = o;
   part.count = whole;
   if (whole) blocks(part);
   const int64_t j = block_at(whole, o.count, o.block);
   part.count = o.block, part.pixel_offset += j * o.pixel_step, part.out += j * o.out_step;
-  if (o.s) part.s += o.in_place ? j : whole / o.block * o.s_block;
+  if (o.s) part.s += o.in_place ? j : whole * o.n;
   if (whole && !o.add) return blocks(part);
   alignas(64) A room[8 * lanes], taps[49 * 8];
   A* const out = part.out;

@@ -124,6 +124,23 @@ def test_planes_of_several_blocks(channels_last: bool) -> None:
         compare(geometry, given)
 
 
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry((3, 3), dilation=12),
+        Geometry((3, 3), dilation=36),
+        Geometry((3, 3), stride=2, dilation=6),
+        Geometry((3, 3), stride=2, dilation=3),
+        Geometry((3, 3), stride=3, dilation=2),
+        Geometry((3, 3), scale=2, dilation=3),
+    ],
+    ids=str,
+)
+def test_rows_far_apart(geometry: Geometry) -> None:
+    for way in WAYS:
+        compare(geometry, lay_out(way, operands(geometry, (1, 32, 41, 37), 2, torch.float32, "sc")))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout_is_read_in_place(layout: str) -> None:
     geometry = Geometry((3, 3))

@@ -34,6 +34,7 @@ MOST = THREADS * 1_000_000
 # Geometry, size, groups and kinds of taps.
 CASES = {
     "ddf": (Geometry((3, 3)), (4, 64, 112, 112), 1, "sc"),
+    "dilated": (Geometry((3, 3), dilation=24), (2, 256, 65, 65), 1, "sc"),
     "carafe": (Geometry((5, 5), scale=2), (2, 64, 56, 56), 1, "s"),
     "involution": (Geometry((7, 7)), (2, 256, 64, 64), 16, "s"),
 }
@@ -41,6 +42,7 @@ CASES = {
 KINDS = [
     *((name, way) for name in ("ddf", "carafe") for way in WAYS),
     *(("involution", way) for way in ("flat", "pixels")),
+    ("dilated", "pixels"),
 ]
 
 

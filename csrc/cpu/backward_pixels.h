@@ -21,9 +21,9 @@ class SumPixels {
         vectors(of_x.vectors),
         of_y(of_y),
         sum(sum_for_y<A>(p)),
-        x(of_x, o.x, sum.rows.count()),
-        grad(of_y, o.grad, 1),
-        taps(p, o, io, 1) {}
+        x(of_x, o.x, sum.rows_held(p)),
+        grad(of_y, o.grad, Held{1, 1}),
+        taps(p, o, io, Held{1, 1}) {}
 
   void begin_sample(int64_t b) {
     sample = b;

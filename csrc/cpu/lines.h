@@ -78,12 +78,19 @@ struct Image {
   bool in_place() const { return io.bytes == int64_t(sizeof(A)) && strides[1] == 1 && vectors.whole(); }
 };
 
+// How many rows are held, and how far apart those are that are needed at once.
+struct Held {
+  int64_t rows, apart;
+  int64_t slot(int64_t row) const { return row / apart % rows; }
+};
+
 // Rows of an image as (vectors, columns, lanes), for some of its vectors, with zeros where nothing is.
 template <class A>
 class PixelLines {
  public:
   static constexpr int64_t lanes = kLanes<A>;
-  PixelLines(const Image<A>& image, const void* base, int64_t held) : image(image), base(base), held(held, -1) {}
+  PixelLines(const Image<A>& image, const void* base, const Held& holds)
+      : image(image), base(base), holds(holds), held(holds.rows, -1) {}
 
   // The vectors [first, first + count) of sample b.
   void begin(int64_t b, const Columns& wanted, int64_t first, int64_t count) {
@@ -97,7 +104,7 @@ class PixelLines {
   // Row h: its first column, at the first vector.
   const A* line(int64_t h) {
     if (h < 0 || h >= image.height) return lines.data() + held.size() * size();
-    const int64_t slot = h % int64_t(held.size());
+    const int64_t slot = holds.slot(h);
     A* target = lines.data() + slot * size();
     if (held[slot] != h) pack(h, target), held[slot] = h;
     return target;
@@ -112,6 +119,7 @@ class PixelLines {
  private:
   const Image<A> image;
   const void* base;
+  const Held holds;
   int64_t sample = 0, first_vector = 0, vectors = 0, room = 0;  // of vectors: for how many there is room
   Columns columns{};
   std::vector<int64_t> held;

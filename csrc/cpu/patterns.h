@@ -2,6 +2,7 @@
 // of x. Both are the same kind of sum, of other places.
 #pragma once
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "channel_lanes.h"
@@ -62,10 +63,18 @@ struct Extent {
 template <class A>
 struct Sum {
   int64_t in_step, out_step;
+  int64_t apart;  // rows of one window's sources, at most p.kh of them
   std::vector<Place<A>> places;
   Extent rows, columns, tap_rows, tap_columns;
   int64_t taps = 0;  // of all patterns
 
+  // Rows between those that are needed at once are kept for later, unless they are too many.
+  Held rows_held(const Problem& p) const {
+    return p.dilation == 1 ? Held{rows.count() + in_step - 1, 1} : Held{p.kh, apart};
+  }
+  Held tap_rows_held(const Problem& p) const {
+    return p.dilation == 1 ? Held{tap_rows.count(), 1} : Held{p.kh, apart};
+  }
   // Once all places are there.
   void measure() {
     rows = reach(&Source::row), columns = reach(&Source::column);
@@ -97,7 +106,7 @@ inline int64_t window_of(const Problem& p) {
 // y: at each phase, the pixels under the taps.
 template <class A>
 Sum<A> sum_for_y(const Problem& p) {
-  Sum<A> sum{p.stride, p.scale, {}, {}, {}, {}, {}, 0};
+  Sum<A> sum{p.stride, p.scale, p.dilation, {}, {}, {}, {}, {}, 0};
   for (int64_t cell = 0; cell < p.cells(); ++cell) {
     Pattern<A> pattern{cell, 0, {}, window_of(p), {}};
     for (int64_t k = 0; k < p.taps(); ++k)
@@ -112,7 +121,7 @@ Sum<A> sum_for_y(const Problem& p) {
 // The gradient of x: at each place within a stride, the windows that read it, at all their phases.
 template <class A>
 Sum<A> sum_for_x(const Problem& p) {
-  Sum<A> sum{p.scale, p.stride, {}, {}, {}, {}, {}, 0};
+  Sum<A> sum{p.scale, p.stride, p.dilation / std::gcd(p.stride, p.dilation) * p.scale, {}, {}, {}, {}, {}, 0};
   for (int64_t place = 0; place < p.stride * p.stride; ++place) {
     const int64_t a = place / p.stride, b = place % p.stride;
     sum.places.push_back({a, b, {}});

@@ -31,8 +31,8 @@ class WeighPixels {
         to(to),
         source(from),
         channel(o.channel),
-        lines(in, from, sum.rows.count() + sum.in_step - 1),
-        taps(p, o, io, sum.tap_rows.count()),
+        lines(in, from, sum.rows_held(p)),
+        taps(p, o, io, sum.tap_rows_held(p)),
         result(out),
         stream(streams()) {}
 

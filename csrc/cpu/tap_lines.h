@@ -17,22 +17,22 @@ template <class A>
 class TapLines {
  public:
   static constexpr int64_t lanes = kLanes<A>;
-  TapLines(const Problem& p, const Operands& o, const Access<A>& io, int64_t rows)
-      : p(p), o(o), io(io), rows(elementwise() ? 1 : rows), held(p.taps() * this->rows, -1) {}
+  TapLines(const Problem& p, const Operands& o, const Access<A>& io, const Held& holds)
+      : p(p), o(o), io(io), holds(elementwise() ? Held{1, 1} : holds), held(p.taps() * this->holds.rows, -1) {}
 
   // wanted: columns of windows.
   void begin(int64_t b, const Columns& wanted) {
     sample = b, columns = wanted;
     std::fill(held.begin(), held.end(), -1);
     pitch = round_up(columns.inside(), lanes);
-    if (p.has_spatial() && !in_place()) lines.resize(rows * p.taps() * tap_step());
+    if (p.has_spatial() && !in_place()) lines.resize(holds.rows * p.taps() * tap_step());
   }
   // Tap k of row y, at its phase v: its first column that exists, for the first group. Null: not there.
   const A* line(int64_t y, int64_t k, int64_t v) {
     if (!p.has_spatial() || y < 0 || y >= p.rows * p.scale) return nullptr;
     if (in_place())
       return static_cast<const A*>(o.spatial) + sample * p.ss[0] + k * p.ss[2] + y * p.ss[3] + first() * p.ss[4];
-    const int64_t slot = y % rows;
+    const int64_t slot = holds.slot(y);
     if (held[slot * p.taps() + k] != y) elementwise() ? fill(y, k, 1) : fill(y, 0, p.taps());
     return lines.data() + (slot * p.taps() + k) * tap_step() + v * pitch;
   }
@@ -65,7 +65,7 @@ class TapLines {
   const Problem& p;
   const Operands& o;
   const Access<A>& io;
-  const int64_t rows;  // for which there is room, of every tap
+  const Held holds;  // of every tap
   int64_t sample = 0, pitch = 0;
   Columns columns{};
   std::vector<int64_t> held;
@@ -78,7 +78,7 @@ class TapLines {
   int64_t line_step() const { return p.scale * pitch; }
   int64_t tap_step() const { return p.groups * line_step(); }
   void fill(int64_t y, int64_t k, int64_t count) {
-    const int64_t slot = y % rows * p.taps();
+    const int64_t slot = holds.slot(y) * p.taps();
     A* target = lines.data() + (slot + k) * tap_step();
     load_row(y, k, count, target, pitch);
     std::fill_n(held.begin() + slot + k, count, y);

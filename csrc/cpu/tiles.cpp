@@ -8,7 +8,7 @@ namespace {
 // must not take more than kMostBytes, however large the kernel.
 constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 256 * 1024;
 constexpr int64_t kPixelBytes = 40 * 1024, kSlabBytes = 256 * 1024;
-constexpr int64_t kTasks = 64;               // enough for the threads of most machines
+constexpr int64_t kTasks = 64;  // enough for the threads of most machines
 
 int64_t pieces(int64_t size, int64_t most) { return (size + most - 1) / most; }
 
@@ -21,8 +21,9 @@ Tiles cut(const Problem& p, int64_t rows, int64_t cols) {
 // that its windows read in L2.
 Tiles pixel_tiles(const Problem& p) {
   const int64_t reach = (p.kh - 1) * p.dilation, least = 4 * (reach / p.stride) + 1;
-  const int64_t columns = kPixelBytes / ((reach + 1) * kVectorBytes) - (p.kw - 1) * p.dilation - 8;
-  const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>(columns / p.stride, 16)));
+  const int64_t held = p.kh, around = (p.kw - 1) * p.dilation + 8;
+  const int64_t line = std::min(kPixelBytes / (held * kVectorBytes), 2 * kSlabBytes / (p.kh * p.channels * 4));
+  const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>((line - around) / p.stride, 16)));
   const int64_t fits = kSlabBytes / (cols * p.stride * p.stride * p.channels * 4) - reach / p.stride;
   const int64_t shared = pieces(p.rows, pieces(kTasks, std::max<int64_t>(p.batch, 1)));
   const int64_t most = std::max<int64_t>(kMostBytes / (cols * p.taps() * p.cells() * 4), 1);

@@ -19,10 +19,12 @@ Tiles cut(const Problem& p, int64_t rows, int64_t cols) {
 }
 // Of a tile, the rows of a vector of channels stay in L1, or for a large kernel near it; its taps and all
 // that its windows read in L2.
-Tiles pixel_tiles(const Problem& p) {
+Tiles pixel_tiles(const Problem& p, bool forward) {
   const int64_t reach = (p.kh - 1) * p.dilation, least = 4 * (reach / p.stride) + 1;
-  const int64_t held = p.kh, around = (p.kw - 1) * p.dilation + 8;
-  const int64_t line = std::min(kPixelBytes / (held * kVectorBytes), 2 * kSlabBytes / (p.kh * p.channels * 4));
+  const int64_t around = (p.kw - 1) * p.dilation + 8;
+  // Backward holds rows of all vectors of channels at a time.
+  const int64_t room = forward ? p.width * p.stride + around : 2 * kSlabBytes / (p.kh * p.channels * 4);
+  const int64_t line = std::min(kPixelBytes / (p.kh * kVectorBytes), room);
   const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>((line - around) / p.stride, 16)));
   const int64_t fits = kSlabBytes / (cols * p.stride * p.stride * p.channels * 4) - reach / p.stride;
   const int64_t shared = pieces(p.rows, pieces(kTasks, std::max<int64_t>(p.batch, 1)));
@@ -46,7 +48,7 @@ Route route_of(const Problem& p, int64_t element_bytes, const Layout& layout) {
   const bool turned = layout.forward && layout.dense && !p.has_channel() && p.taps() >= 25;
   const int64_t channels = turned ? p.group_channels() : p.channels;
   if ((turned || layout.pixels) && element_bytes <= 4 && channels * 4 >= kVectorBytes)
-    return {Way::kPixels, pixel_tiles(p)};
+    return {Way::kPixels, pixel_tiles(p, layout.forward)};
   const bool dense = layout.dense;
   if (dense && element_bytes >= 4 && p.stride == 1 && p.scale == 1 && p.combine != Combine::kAdd) {
     const int64_t row = p.taps() * p.width * element_bytes;

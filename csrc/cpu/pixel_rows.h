@@ -3,7 +3,7 @@
 //
 // A tile is done by a few vectors of channels at a time: their rows, packed as lines, then stay in L1,
 // whatever distance the pixels have in memory. The spatial taps of a tile are laid out once for all of
-// them.
+// them, or read where they are.
 #pragma once
 #include <vector>
 
@@ -143,7 +143,7 @@ class WeighPixels {
     BlockTaps<A>::pack(line ? line + group * taps.group_step() + at : nullptr, -at, taps.count() - at, pattern.size(),
                        outputs(place), block(), packed_at(pattern, i) + t * block());
   }
-  // The taps of another group, to be packed next.
+  // The taps of the next group, which are read where they are.
   void look_ahead(int64_t group) {
     if (!taps_in_place()) return;
     for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)

@@ -97,7 +97,6 @@ inline int64_t block_at(int64_t begin, int64_t count, int64_t block) {
 // The spatial taps of a row of outputs as the kernels take them: (blocks, sources, B).
 template <class A>
 struct BlockTaps {
-  static int64_t size(int64_t n, int64_t count, int64_t block) { return round_up(count, block) * n; }
   // One source of n: its tap of output j is taps[j], for j from first to last. Others, and all if there are
   // none, are zero. to: its place in the first block.
   static void pack(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, int64_t block, A* to) {

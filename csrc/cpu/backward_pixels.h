@@ -2,6 +2,7 @@
 // `partial`.
 #pragma once
 #include "pixel_rows.h"
+#include "pixel_sums.h"
 
 namespace dynfilters::cpu {
 
@@ -26,8 +27,9 @@ class SumPixels {
         taps(p, o, io, Held{1, 1}) {}
 
   void begin_sample(int64_t b) {
+    for (auto& place : sum.places)
+      if (b != sample) place.patterns[0].pack_channel(p, o.channel, b, vectors);
     sample = b;
-    for (auto& place : sum.places) place.patterns[0].pack_channel(p, o.channel, b, vectors);
     c_sums.assign(p.has_channel() ? p.phases * c_size() : 0, A(0));
   }
   void run(const Tile& next) {
@@ -61,7 +63,7 @@ class SumPixels {
   TapLines<A> taps;
   Tile tile{};
   Ahead ahead;
-  int64_t sample = 0;
+  int64_t sample = -1;
   std::vector<const A*> pixel, s;
   Buffer<A> s_line, raw, c_sums;  // a row of the gradient of spatial: (taps, groups, phases, pitch)
 

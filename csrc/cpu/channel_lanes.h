@@ -1,6 +1,7 @@
 // Channel taps to vectors of channels, and back.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "storage.h"
@@ -17,18 +18,24 @@ class ChannelLanes {
 
   explicit ChannelLanes(int64_t taps) : taps_(taps), flat_((taps + 1) * lanes) {}
 
+  // readable: how many taps there are from `from` on, if nothing is between them.
   template <class T>
-  void read(const T* from, int64_t count, int64_t channel_step, int64_t tap_step, A* to) {
+  void read(const T* from, int64_t count, int64_t channel_step, int64_t tap_step, A* to, int64_t readable = 0) {
     if (tap_step != 1 || channel_step != taps_) {
       for (int64_t i = 0; i < count; ++i)
         for (int64_t k = 0; k < taps_; ++k) to[k * lanes + i] = widen(from[i * channel_step + k * tap_step]);
       return;
     }
-    read_row(from, count * taps_, flat_.data());
+    const A* rows = flat_.data();
+    // A vector of a channel's taps may reach beyond them, and those of a last channel beyond all.
+    if (std::is_same_v<T, A> && count == lanes && readable >= count * taps_ + lanes)
+      rows = reinterpret_cast<const A*>(from);
+    else
+      read_row(from, count * taps_, flat_.data());
     Vector<A> v[lanes];
     for (int64_t k = 0; k < taps_; k += lanes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) v[i] = load(flat_.data() + i * taps_ + k);
+      for (int i = 0; i < lanes; ++i) v[i] = load(rows + i * taps_ + k);
       transpose<A>(v);
       for (int64_t j = 0; j < std::min(lanes, taps_ - k); ++j) store(to + (k + j) * lanes, v[j]);
     }

@@ -1,6 +1,7 @@
 // Vectors of the accumulation type, through the compiler's vector extension: no intrinsics, so
 // the same source serves AVX2, AVX-512 and NEON.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -123,6 +124,24 @@ inline A sum(typename Lanes<A, kCount>::type v) {
     return sum<A, kCount / 2>(half[0] + half[1]);
   }
 }
+
+// Whether all numbers that it saw are so small that the product or sum of any two is finite.
+template <class A>
+class Bound {
+ public:
+  void see(Vector<A> value) { squares += value * value; }
+  void see(const A* from, int64_t n) {
+    constexpr int64_t lanes = kLanes<A>;
+    A few[lanes]{};
+    if (n < lanes) from = std::copy_n(from, n, few) - n, n = lanes;
+    for (int64_t j = 0; j < n; j += lanes) see(load(from + std::min(j, n - lanes)));
+  }
+  // Neither too large a number nor NaN passes.
+  bool holds() const { return sum<A>(squares) < A(0x1p120); }
+
+ private:
+  Vector<A> squares{};
+};
 
 // Memory whose vectors lie each in one line of the caches.
 template <class A>

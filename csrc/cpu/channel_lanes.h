@@ -40,21 +40,24 @@ class ChannelLanes {
       for (int64_t j = 0; j < std::min(lanes, taps_ - k); ++j) store(to + (k + j) * lanes, v[j]);
     }
   }
+  // writable: how many taps there is room for from `to` on, all to be written later but the first ones.
   template <class T>
-  void write(const A* from, int64_t count, int64_t channel_step, int64_t tap_step, T* to) {
+  void write(const A* from, int64_t count, int64_t channel_step, int64_t tap_step, T* to, int64_t writable = 0) {
     if (tap_step != 1 || channel_step != taps_) {
       for (int64_t i = 0; i < count; ++i)
         for (int64_t k = 0; k < taps_; ++k) narrow(from[k * lanes + i], to + i * channel_step + k * tap_step);
       return;
     }
     // The last tap first, because its vectors reach into the first taps of the next channel.
+    const bool at_once = std::is_same_v<T, A> && count == lanes && writable >= count * taps_ + lanes;
+    A* rows = at_once ? reinterpret_cast<A*>(to) : flat_.data();
     Vector<A> v[lanes];
     for (int64_t k = (taps_ - 1) / lanes * lanes; k >= 0; k -= lanes) {
       for (int64_t j = 0; j < lanes; ++j) v[j] = load(from + std::min(k + j, taps_ - 1) * lanes);
       transpose<A>(v);
-      for (int i = 0; i < lanes; ++i) store(flat_.data() + i * taps_ + k, v[i]);
+      for (int i = 0; i < lanes; ++i) store(rows + i * taps_ + k, v[i]);
     }
-    write_row(flat_.data(), count * taps_, to);
+    if (!at_once) write_row(flat_.data(), count * taps_, to);
   }
 
  private:

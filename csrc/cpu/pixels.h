@@ -15,11 +15,6 @@
 
 namespace dynfilters::cpu {
 
-// Whether the pixels around a block are there. Those that are not are not read, and add nothing.
-struct Around {
-  bool above = true, below = true, before = true, behind = true;
-};
-
 // From one block to the next.
 struct Advance {
   int64_t pixel, s, channel, out;

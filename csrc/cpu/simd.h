@@ -134,7 +134,17 @@ class Bound {
     constexpr int64_t lanes = kLanes<A>;
     A few[lanes]{};
     if (n < lanes) from = std::copy_n(from, n, few) - n, n = lanes;
-    for (int64_t j = 0; j < n; j += lanes) see(load(from + std::min(j, n - lanes)));
+    Vector<A> others[3]{};  // so that no sum waits for the last one
+    int64_t j = 0;
+    for (; j + 4 * lanes <= n; j += 4 * lanes) {
+      see(load(from + j));
+      for (int i = 0; i < 3; ++i) {
+        const Vector<A> value = load(from + j + (i + 1) * lanes);
+        others[i] += value * value;
+      }
+    }
+    for (; j < n; j += lanes) see(load(from + std::min(j, n - lanes)));
+    squares += (others[0] + others[1]) + others[2];
   }
   // Neither too large a number nor NaN passes.
   bool holds() const { return sum<A>(squares) < A(0x1p120); }

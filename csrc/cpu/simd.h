@@ -132,8 +132,12 @@ class Bound {
   void see(Vector<A> value) { squares += value * value; }
   void see(const A* from, int64_t n) {
     constexpr int64_t lanes = kLanes<A>;
-    A few[lanes]{};
-    if (n < lanes) from = std::copy_n(from, n, few) - n, n = lanes;
+    if (n < lanes) {
+      A few = 0;
+      for (int64_t j = 0; j < n; ++j) few += from[j] * from[j];
+      squares[0] += few;
+      return;
+    }
     Vector<A> others[3]{};  // so that no sum waits for the last one
     int64_t j = 0;
     for (; j + 4 * lanes <= n; j += 4 * lanes) {

@@ -44,7 +44,7 @@ class WeighPixels {
     ahead.clear();
     if (more) look_ahead((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
     if (b != sample) begin_sample(b);
-    in_place = serves_in_place() && (!sum.padded || channel_bound.holds());
+    reads_image = can_read_image() && (!sum.padded || channel_bound.holds());
     taps.begin(b, {tile.col + sum.tap_columns.least, tile.cols + sum.tap_columns.count() - 1, p.cols});
     columns = {tile.col * sum.in_step + sum.columns.least,
                (tile.cols + block() - 1) * sum.in_step + sum.columns.count(), in.width};
@@ -52,8 +52,8 @@ class WeighPixels {
     for (int64_t group = 0; group < p.groups; ++group) {
       pack_taps(group);
       if (group + 1 < p.groups) look_ahead(group + 1);
-      if (in_place && (!sum.padded || moderate_taps(group))) {
-        run_in_place(group);
+      if (reads_image && (!sum.padded || moderate_taps(group))) {
+        run_on_image(group);
         continue;
       }
       const int64_t end = (group + 1) * each;
@@ -80,7 +80,7 @@ class WeighPixels {
   Columns columns{};
   Ahead ahead;
   int64_t sample = -1;
-  bool in_place = false;
+  bool reads_image = false;
   Bound<A> channel_bound;  // of the last pattern's channel taps
   Buffer<A> packed;  // the spatial taps of a group: (rows of the tile, patterns, blocks, sources, B)
   std::vector<const A*> pixel;
@@ -149,7 +149,7 @@ class WeighPixels {
   // Whether the kernels can read the taps of windows where they are: lines need a source's side by side.
   bool taps_in_place() const {
     const bool side_by_side = sum.tap_columns.count() == 1 && sum.places[0].patterns[0].window;
-    return p.has_spatial() && taps.in_place() && (in_place || side_by_side);
+    return p.has_spatial() && taps.in_place() && (reads_image || side_by_side);
   }
   void pack_source(const Place<A>& place, const Pattern<A>& pattern, int64_t t, int64_t i, int64_t group) {
     const Source& source = pattern.sources[t];
@@ -170,8 +170,8 @@ class WeighPixels {
     return tile.rows * int64_t(sum.places.size()) * (round_up(tile.cols, block()) / block());
   }
 
-  // Whether windows read and write the images themselves. A row of the tile must hold a block.
-  bool serves_in_place() const {
+  // Whether windows may read and write the images themselves. A row of the tile must hold a block.
+  bool can_read_image() const {
     const bool alone = sum.places.size() == 1 && sum.places[0].patterns[0].window == 3;
     return alone && in.in_place() && out.in_place() && tile.cols >= block();
   }
@@ -185,20 +185,20 @@ class WeighPixels {
     return bound.holds();
   }
   // Some vectors of a block of columns, down the rows: of those under a window all but one are in L1 then.
-  void run_in_place(int64_t group) {
+  void run_on_image(int64_t group) {
     const Pattern<A>& pattern = sum.places[0].patterns[0];
     const int64_t each = in.vectors.each(), some = part_of_vectors(kVectors);
-    Weighing<A> o = weighing_in_place(pattern);
+    Weighing<A> o = weighing_on_image(pattern);
     for (int64_t j = 0; j < tile.cols; j += block())
       for (int64_t v = 0; v < each; v += some)
         for (int64_t i = tile.row; i < tile.row + tile.rows; ++i) {
           o.blocks = std::min(some, each - v);
-          put_in_place(o, pattern, group, i, j, group * each + v);
+          put_on_image(o, pattern, group, i, j, group * each + v);
           kernels.window(o);
         }
   }
   // All but where it is. Its blocks are those of one vector after the other.
-  Weighing<A> weighing_in_place(const Pattern<A>& pattern) {
+  Weighing<A> weighing_on_image(const Pattern<A>& pattern) {
     pixel.clear();
     for (const Source& at : pattern.sources)
       pixel.push_back(static_cast<const A*>(source) + in.offset(0, 0, at.row, at.column));
@@ -216,7 +216,7 @@ class WeighPixels {
     return (at.k - first.k) * p.ss[2] + (at.tap_row - first.tap_row) * p.ss[3] + at.tap_column - first.tap_column;
   }
   // At row i of windows, in the tile's block from column j on, the vector v.
-  void put_in_place(Weighing<A>& o, const Pattern<A>& pattern, int64_t group, int64_t i, int64_t j, int64_t v) {
+  void put_on_image(Weighing<A>& o, const Pattern<A>& pattern, int64_t group, int64_t i, int64_t j, int64_t v) {
     constexpr int64_t centre = 4;
     const int64_t w = tile.col + block_at(j, tile.cols, block()), c = in.vectors.first(v);
     o.around = {i > 0, i + 1 < out.height, w > 0, w + block() < out.width};

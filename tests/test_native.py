@@ -7,6 +7,7 @@ DYNFILTERS_BACKEND=reference.
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -67,17 +68,22 @@ def run(geometry: Geometry, operands: list[Tensor | None]) -> list[Tensor | None
     return [y, *(g if want else None for g, want in zip(found, wanted, strict=True))]
 
 
-# Each way of the kernels through memory: packed, dense planes in place, channels_last in place.
-WAYS = ("planar", "flat", "pixels")
+# Each way of the kernels through memory: packed, dense planes in place, channels_last by lines of
+# pixels, and by the pixels themselves, which windows of 3 read where channels fill whole vectors.
+WAYS = ("planar", "flat", "pixels", "image")
+
+
+def channels_for(way: str, channels: int) -> int:
+    """As many channels in two groups as that way needs, and at least these."""
+    return -(-channels // 32) * 32 if way == "image" else channels
 
 
 def lay_out(way: str, operands: list[Tensor | None]) -> list[Tensor | None]:
-    """grad, x, spatial and channel as that way wants them; flat and pixels where the geometry lets
-    them."""
+    """grad, x, spatial and channel as that way wants them, where the geometry lets it."""
     grad, x, *taps = operands
     if way == "planar":
         return [grad, LAYOUTS["transposed"](x), *taps]
-    layout = torch.channels_last if way == "pixels" else torch.contiguous_format
+    layout = torch.channels_last if way in ("pixels", "image") else torch.contiguous_format
     return [*(t.to(memory_format=layout) for t in (grad, x)), *taps]
 
 
@@ -113,6 +119,21 @@ def test_values_and_gradients(geometry: Geometry, dtype: torch.dtype, channels_l
             for i in range(2):
                 given[i] = given[i].to(memory_format=torch.channels_last)
         compare(geometry, given)
+
+
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("grid", [(7, 7), (1, 8), (2, 9), (14, 14), (15, 23), (6, 300)], ids=str)
+def test_windows_that_read_the_image_itself(grid: tuple[int, int], combine: str) -> None:
+    """One block of columns, several, the last overlapping the one before, and tiles of columns;
+    taps in rows of their own and amid others."""
+    geometry = Geometry((3, 3), combine=combine)
+    for kinds, groups in itertools.product(("s", "c", "sc"), (1, 2)):
+        given = lay_out("image", operands(geometry, (2, 288, *grid), groups, torch.float32, kinds))
+        compare(geometry, given)
+        if given[2] is not None:
+            given[2] = torch.nn.functional.pad(given[2], (1, 2, 3, 4), value=math.nan)
+            given[2] = given[2][..., 3:-4, 1:-2]
+            compare(geometry, given)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from test_native import WAYS, lay_out, operands, run
+from test_native import WAYS, channels_for, lay_out, operands, run
 from torch import Tensor
 
 from dynfilters.ops import native
@@ -33,6 +33,11 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+def size_for(way: str) -> tuple[int, ...]:
+    batch, channels, *grid = SIZE
+    return batch, channels_for(way, channels), *grid
+
+
 def assert_same_bits(threads: Callable[[int], None], call: Callable[[], list[Tensor]]) -> None:
     first: list[Tensor] = []
     for count in (1, 2, 4, 4):
@@ -46,7 +51,7 @@ def assert_same_bits(threads: Callable[[int], None], call: Callable[[], list[Ten
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("way", WAYS)
 def test_filter2d(way: str, geometry: Geometry, dtype: torch.dtype, threads: Callable) -> None:
-    given = lay_out(way, operands(geometry, SIZE, 2, dtype, "sc"))
+    given = lay_out(way, operands(geometry, size_for(way), 2, dtype, "sc"))
     assert_same_bits(threads, lambda: run(geometry, given))
 
 
@@ -54,7 +59,7 @@ def test_filter2d(way: str, geometry: Geometry, dtype: torch.dtype, threads: Cal
 @pytest.mark.parametrize("way", WAYS)
 def test_filter2d_activated(way: str, geometry: Geometry, threads: Callable) -> None:
     g, ops = geometry, torch.ops.dynfilters
-    given = lay_out(way, operands(geometry, SIZE, 2, torch.float32, "sc"))
+    given = lay_out(way, operands(geometry, size_for(way), 2, torch.float32, "sc"))
     tensors = *given, torch.rand(given[3].shape[1:])
     options = (g.kernel_size, g.stride, g.dilation, g.scale, g.combine)
     options = *options, "softmax", "filter_norm", 1.0, 1.5, 1e-8

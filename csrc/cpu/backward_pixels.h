@@ -2,6 +2,7 @@
 // `partial`.
 #pragma once
 #include "pixel_rows.h"
+#include "pixel_sums.h"
 
 namespace dynfilters::cpu {
 
@@ -19,6 +20,7 @@ class SumPixels {
         io(io),
         sum_row(sum_row),
         vectors(of_x.vectors),
+        of_x(of_x),
         of_y(of_y),
         sum(sum_for_y<A>(p)),
         x(of_x, o.x, sum.rows_held(p)),
@@ -26,8 +28,9 @@ class SumPixels {
         taps(p, o, io, Held{1, 1}) {}
 
   void begin_sample(int64_t b) {
+    for (auto& place : sum.places)
+      if (b != sample) channel_bound = place.patterns[0].pack_channel(p, o.channel, b, vectors);
     sample = b;
-    for (auto& place : sum.places) place.patterns[0].pack_channel(p, o.channel, b, vectors);
     c_sums.assign(p.has_channel() ? p.phases * c_size() : 0, A(0));
   }
   void run(const Tile& next) {
@@ -41,12 +44,12 @@ class SumPixels {
   // partial: (channels, phases, taps).
   void unpack(A* partial) const {
     const int64_t n = p.taps();
+    ChannelLanes<A> lines(n);
     for (int64_t phase = 0; phase < p.phases; ++phase)
       for (int64_t v = 0; v < vectors.count(); ++v)
-        for (int64_t i = 0; i < vectors.size(v); ++i)
-          for (int64_t k = 0; k < n; ++k)
-            partial[((vectors.first(v) + i) * p.phases + phase) * n + k] =
-                c_sums[phase * c_size() + (v * n + k) * lanes + i];
+        lines.write(c_sums.data() + phase * c_size() + v * n * lanes, vectors.size(v), p.phases * n, 1,
+                    partial + (vectors.first(v) * p.phases + phase) * n,
+                    p.phases > 1 ? 0 : (p.channels - vectors.first(v)) * n);
   }
 
  private:
@@ -55,13 +58,14 @@ class SumPixels {
   const Access<A>& io;
   const SumRow<A> sum_row;
   const ChannelVectors vectors;
-  const Image<A> of_y;
+  const Image<A> of_x, of_y;
   Sum<A> sum;
   PixelLines<A> x, grad;
   TapLines<A> taps;
   Tile tile{};
+  Bound<A> channel_bound;  // of the last phase's channel taps
   Ahead ahead;
-  int64_t sample = 0;
+  int64_t sample = -1;
   std::vector<const A*> pixel, s;
   Buffer<A> s_line, raw, c_sums;  // a row of the gradient of spatial: (taps, groups, phases, pitch)
 
@@ -80,25 +84,51 @@ class SumPixels {
   void sum_phase(int64_t y, int64_t v) {
     const int64_t cell = y % p.scale * p.scale + v, phase = p.phases > 1 ? cell : 0, n = p.taps();
     const auto& pattern = sum.places[cell].patterns[0];
-    pixel.clear(), s.clear();
-    for (const Source& source : pattern.sources) {
-      pixel.push_back(x.line(y / p.scale * p.stride + source.row) + (source.column - sum.columns.least) * lanes);
-      s.push_back(taps.line(y, source.k, v));
-    }
+    s.clear();
+    for (const Source& source : pattern.sources) s.push_back(taps.line(y, source.k, v));
     // Of the gradient of y only the outputs' own pixels are read: where they are, if possible.
     const bool in_place = of_y.in_place();
     const A* g = in_place ? static_cast<const A*>(o.grad) + of_y.offset(sample, 0, y, tile.col * p.scale + v)
                           : grad.line(y) + v * lanes;
     const int64_t g_step = p.scale * (in_place ? of_y.strides[3] : lanes);
     const int64_t g_vector = in_place ? lanes : grad.vector_step();
+    const bool reads_image = in_place && of_x.in_place() && can_leave_out(g);
+    find_pixels(pattern, y, reads_image);
+    const int64_t step = p.stride * (reads_image ? of_x.strides[3] : lanes);
+    const int64_t vector_step = reads_image ? lanes : x.vector_step();
+    const Around around = reads_image ? around_row(y) : Around{};
     for (int64_t group = 0; group < p.groups; ++group) {
       const int64_t first = group * vectors.each(), at = first * n * lanes;
       A* c = p.has_channel() ? c_sums.data() + phase * c_size() + at : nullptr;
-      sum_row({n, vectors.each(), pixel.data(), s.data(), first * x.vector_step(), p.stride * lanes, x.vector_step(),
+      sum_row({n, vectors.each(), pixel.data(), s.data(), first * vector_step, step, vector_step,
                group * taps.group_step(), g + first * g_vector, g_step, g_vector,
                p.has_channel() ? pattern.channel.data() + at : nullptr, c, tile.cols,
-               s_line.data() + (group * p.scale + v) * pitch(), p.groups * p.scale * pitch(), &ahead});
+               s_line.data() + (group * p.scale + v) * pitch(), p.groups * p.scale * pitch(), &ahead, around});
     }
+  }
+  Around around_row(int64_t y) const {
+    return {y > 0, y + 1 < p.height, tile.col > 0, tile.col + tile.cols < p.width};
+  }
+  // Where the sources of row y of outputs begin: in the image, or in lines.
+  void find_pixels(const Pattern<A>& pattern, int64_t y, bool in_image) {
+    pixel.clear();
+    for (const Source& source : pattern.sources) {
+      const int64_t h = y / p.scale * p.stride + source.row;
+      if (in_image)
+        pixel.push_back(static_cast<const A*>(o.x) + of_x.offset(sample, 0, h, tile.col + source.column));
+      else
+        pixel.push_back(x.line(h) + (source.column - sum.columns.least) * lanes);
+    }
+  }
+  // Whether pixels outside x can be left out of the sums of a row: their zeros, times the gradient at g and taps,
+  // add nothing then.
+  bool can_leave_out(const A* g) const {
+    if (window_of(p) != 3 || p.scale > 1 || !channel_bound.holds()) return false;
+    Bound<A> bound;
+    for (int64_t j = 0; j < tile.cols; ++j) bound.see(g + j * of_y.strides[3], p.channels);
+    for (int64_t group = 0; group < p.groups && p.has_spatial(); ++group)
+      for (const A* taps_of_row : s) bound.see(taps_of_row + group * taps.group_step(), tile.cols);
+    return bound.holds();
   }
 
   void write_spatial(int64_t y) {

@@ -78,6 +78,11 @@ struct Image {
   bool in_place() const { return io.bytes == int64_t(sizeof(A)) && strides[1] == 1 && vectors.whole(); }
 };
 
+// Whether the pixels around some are there. Those that are not are not read, and add nothing.
+struct Around {
+  bool above = true, below = true, before = true, behind = true;
+};
+
 // How many rows are held, and how far apart those are that are needed at once.
 struct Held {
   int64_t rows, apart;
@@ -99,10 +104,11 @@ class PixelLines {
     std::fill(held.begin(), held.end(), -1);
     if (same) return;
     room = count;
-    lines.assign((held.size() + 1) * size(), A(0));  // one more of zeros
+    lines.clear();
   }
   // Row h: its first column, at the first vector.
   const A* line(int64_t h) {
+    if (lines.empty()) lines.assign((held.size() + 1) * size(), A(0));  // one more of zeros
     if (h < 0 || h >= image.height) return lines.data() + held.size() * size();
     const int64_t slot = holds.slot(h);
     A* target = lines.data() + slot * size();

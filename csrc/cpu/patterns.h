@@ -26,9 +26,10 @@ struct Pattern {
   Buffer<A> channel;  // their channel taps: (vectors, sources, lanes)
 
   int64_t size() const { return int64_t(sources.size()); }
-  // Of a sample; those of lanes without a channel are zero.
-  void pack_channel(const Problem& p, const void* taps, int64_t b, const ChannelVectors& vectors) {
-    if (!p.has_channel()) return;
+  // Of a sample; those of lanes without a channel are zero. Returns their bound.
+  Bound<A> pack_channel(const Problem& p, const void* taps, int64_t b, const ChannelVectors& vectors) {
+    Bound<A> bound;
+    if (!p.has_channel()) return bound;
     channel.resize(vectors.count() * size() * vectors.lanes);
     Buffer<A> columns(p.taps() * vectors.lanes);  // (taps, lanes)
     ChannelLanes<A> lanes(p.taps());
@@ -36,12 +37,17 @@ struct Pattern {
     A* to = channel.data();
     for (int64_t v = 0; v < vectors.count(); ++v) {
       const int64_t some = vectors.size(v);
-      lanes.read(all + vectors.first(v) * p.cs[1], some, p.cs[1], p.cs[2], columns.data());
+      lanes.read(all + vectors.first(v) * p.cs[1], some, p.cs[1], p.cs[2], columns.data(),
+                 (p.channels - vectors.first(v)) * p.taps());
       for (int64_t k = 0; k < p.taps(); ++k)
         for (int64_t i = some; i < vectors.lanes; ++i) columns[k * vectors.lanes + i] = 0;
-      for (const Source& source : sources)
-        to = std::copy_n(columns.data() + source.k * vectors.lanes, vectors.lanes, to);
+      for (const Source& source : sources) {
+        const Vector<A> tap = load(columns.data() + source.k * kLanes<A>);
+        bound.see(tap), store(to, tap);
+        to += kLanes<A>;
+      }
     }
+    return bound;
   }
 };
 
@@ -67,6 +73,7 @@ struct Sum {
   std::vector<Place<A>> places;
   Extent rows, columns, tap_rows, tap_columns;
   int64_t taps = 0;  // of all patterns
+  bool padded;       // sources outside the image are zeros, which taps multiply; else there are none
 
   // Rows between those that are needed at once are kept for later, unless they are too many.
   Held rows_held(const Problem& p) const {
@@ -106,7 +113,7 @@ inline int64_t window_of(const Problem& p) {
 // y: at each phase, the pixels under the taps.
 template <class A>
 Sum<A> sum_for_y(const Problem& p) {
-  Sum<A> sum{p.stride, p.scale, p.dilation, {}, {}, {}, {}, {}, 0};
+  Sum<A> sum{p.stride, p.scale, p.dilation, {}, {}, {}, {}, {}, 0, true};
   for (int64_t cell = 0; cell < p.cells(); ++cell) {
     Pattern<A> pattern{cell, 0, {}, window_of(p), {}};
     for (int64_t k = 0; k < p.taps(); ++k)
@@ -121,7 +128,7 @@ Sum<A> sum_for_y(const Problem& p) {
 // The gradient of x: at each place within a stride, the windows that read it, at all their phases.
 template <class A>
 Sum<A> sum_for_x(const Problem& p) {
-  Sum<A> sum{p.scale, p.stride, p.dilation / std::gcd(p.stride, p.dilation) * p.scale, {}, {}, {}, {}, {}, 0};
+  Sum<A> sum{p.scale, p.stride, p.dilation / std::gcd(p.stride, p.dilation) * p.scale, {}, {}, {}, {}, {}, 0, false};
   for (int64_t place = 0; place < p.stride * p.stride; ++place) {
     const int64_t a = place / p.stride, b = place % p.stride;
     sum.places.push_back({a, b, {}});

@@ -3,7 +3,8 @@
 //
 // A tile is done by a few vectors of channels at a time: their rows, packed as lines, then stay in L1,
 // whatever distance the pixels have in memory. The spatial taps of a tile are laid out once for all of
-// them, or read where they are.
+// them, or read where they are. Windows of 3 need no lines: they read the image itself, and the taps that
+// would reach beyond it are left out.
 #pragma once
 #include <vector>
 
@@ -43,6 +44,7 @@ class WeighPixels {
     ahead.clear();
     if (more) look_ahead((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
     if (b != sample) begin_sample(b);
+    reads_image = can_read_image() && (!sum.padded || channel_bound.holds());
     taps.begin(b, {tile.col + sum.tap_columns.least, tile.cols + sum.tap_columns.count() - 1, p.cols});
     columns = {tile.col * sum.in_step + sum.columns.least,
                (tile.cols + block() - 1) * sum.in_step + sum.columns.count(), in.width};
@@ -50,6 +52,10 @@ class WeighPixels {
     for (int64_t group = 0; group < p.groups; ++group) {
       pack_taps(group);
       if (group + 1 < p.groups) look_ahead(group + 1);
+      if (reads_image && (!sum.padded || moderate_taps(group))) {
+        run_on_image(group);
+        continue;
+      }
       const int64_t end = (group + 1) * each;
       for (int64_t v = group * each; v < end; v += together) run_vectors(group, v, std::min(together, end - v));
     }
@@ -57,6 +63,8 @@ class WeighPixels {
 
  private:
   static constexpr int64_t kLineBytes = 40 * 1024, kStreamBytes = int64_t(8) << 20;
+  // Of a pixel at a time: memory is fetched in runs, and the rows under a block stay near.
+  static constexpr int64_t kVectors = 1024 / kVectorBytes;
   const Problem& p;
   Sum<A> sum;
   const WeighKernels<A> kernels;
@@ -72,6 +80,8 @@ class WeighPixels {
   Columns columns{};
   Ahead ahead;
   int64_t sample = -1;
+  bool reads_image = false;
+  Bound<A> channel_bound;  // of the last pattern's channel taps
   Buffer<A> packed;  // the spatial taps of a group: (rows of the tile, patterns, blocks, sources, B)
   std::vector<const A*> pixel;
 
@@ -88,20 +98,24 @@ class WeighPixels {
     ahead.spread(blocks() * in.vectors.count());
   }
   int64_t block() const { return kernels.block; }
-  // As many as leave their lines near, and in equal parts.
+  // As many as leave their lines near.
   int64_t vectors_together() const {
-    const int64_t each = in.vectors.each(), bytes = lines.rows() * columns.count * lanes * int64_t(sizeof(A));
-    const int64_t fits = std::max<int64_t>(1, kLineBytes / bytes), parts = (each + fits - 1) / fits;
+    const int64_t bytes = lines.rows() * columns.count * lanes * int64_t(sizeof(A));
+    return part_of_vectors(std::max<int64_t>(1, kLineBytes / bytes));
+  }
+  // At most so many, and in equal parts.
+  int64_t part_of_vectors(int64_t most) const {
+    const int64_t each = in.vectors.each(), parts = (each + most - 1) / most;
     return (each + parts - 1) / parts;
   }
   void begin_sample(int64_t b) {
     sample = b;
     for (auto& place : sum.places)
-      for (auto& pattern : place.patterns) pattern.pack_channel(p, channel, b, in.vectors);
+      for (auto& pattern : place.patterns) channel_bound = pattern.pack_channel(p, channel, b, in.vectors);
   }
-  // Large results would only push out of the caches what is read next.
+  // Large results would only push out of the caches what is read next. Narrow vectors cannot.
   bool streams() const {
-    bool aligned = out.in_place() && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
+    bool aligned = kVectorBytes == 64 && out.in_place() && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
     for (int axis : {0, 2, 3}) aligned = aligned && out.strides[axis] * sizeof(A) % kVectorBytes == 0;
     return aligned && p.batch * out.strides[0] * int64_t(sizeof(A)) >= kStreamBytes;
   }
@@ -132,9 +146,10 @@ class WeighPixels {
       for (int64_t t = 0; t < pattern.size(); ++t) pack_source(place, pattern, t, i, group);
     });
   }
-  // Whether the kernels can read the taps of y's windows where they are.
+  // Whether the kernels can read the taps of windows where they are: lines need a source's side by side.
   bool taps_in_place() const {
-    return p.has_spatial() && taps.in_place() && sum.tap_columns.count() == 1 && sum.places[0].patterns[0].window;
+    const bool side_by_side = sum.tap_columns.count() == 1 && sum.places[0].patterns[0].window;
+    return p.has_spatial() && taps.in_place() && (reads_image || side_by_side);
   }
   void pack_source(const Place<A>& place, const Pattern<A>& pattern, int64_t t, int64_t i, int64_t group) {
     const Source& source = pattern.sources[t];
@@ -155,6 +170,67 @@ class WeighPixels {
     return tile.rows * int64_t(sum.places.size()) * (round_up(tile.cols, block()) / block());
   }
 
+  // Whether windows may read and write the images themselves. A row of the tile must hold a block.
+  bool can_read_image() const {
+    const bool alone = sum.places.size() == 1 && sum.places[0].patterns[0].window == 3;
+    return alone && in.in_place() && out.in_place() && tile.cols >= block();
+  }
+  // Whether taps outside the image, which the formula has times zero, can be left out.
+  bool moderate_taps(int64_t group) const {
+    Bound<A> bound;
+    if (taps_in_place())
+      taps.bound(group, tile.row, tile.rows, bound);
+    else if (p.has_spatial())
+      bound.see(packed.data(), int64_t(packed.size()));
+    return bound.holds();
+  }
+  // Some vectors of a block of columns, down the rows: of those under a window all but one are in L1 then.
+  void run_on_image(int64_t group) {
+    const Pattern<A>& pattern = sum.places[0].patterns[0];
+    const int64_t each = in.vectors.each(), some = part_of_vectors(kVectors);
+    Weighing<A> o = weighing_on_image(pattern);
+    for (int64_t j = 0; j < tile.cols; j += block())
+      for (int64_t v = 0; v < each; v += some)
+        for (int64_t i = tile.row; i < tile.row + tile.rows; ++i) {
+          o.blocks = std::min(some, each - v);
+          put_on_image(o, pattern, group, i, j, group * each + v);
+          kernels.window(o);
+        }
+  }
+  // All but where it is. Its blocks are those of one vector after the other.
+  Weighing<A> weighing_on_image(const Pattern<A>& pattern) {
+    pixel.clear();
+    for (const Source& at : pattern.sources)
+      pixel.push_back(static_cast<const A*>(source) + in.offset(0, 0, at.row, at.column));
+    Weighing<A> o{};
+    o.n = pattern.size(), o.pixel = pixel.data(), o.pixel_step = in.strides[3], o.out_step = out.strides[3];
+    o.s_source = block();
+    if (taps_in_place()) o.s_source = tap_offset(pattern, 1), o.s_turn = tap_offset(pattern, 3) - 3 * o.s_source;
+    o.next = {lanes, 0, o.n * lanes, lanes};
+    o.stream = stream, o.ahead = &ahead;
+    return o;
+  }
+  // How far tap t lies from the first one, of the same block.
+  int64_t tap_offset(const Pattern<A>& pattern, int64_t t) const {
+    const Source &at = pattern.sources[t], &first = pattern.sources[0];
+    return (at.k - first.k) * p.ss[2] + (at.tap_row - first.tap_row) * p.ss[3] + at.tap_column - first.tap_column;
+  }
+  // At row i of windows, in the tile's block from column j on, the vector v.
+  void put_on_image(Weighing<A>& o, const Pattern<A>& pattern, int64_t group, int64_t i, int64_t j, int64_t v) {
+    constexpr int64_t centre = 4;
+    const int64_t w = tile.col + block_at(j, tile.cols, block()), c = in.vectors.first(v);
+    o.around = {i > 0, i + 1 < out.height, w > 0, w + block() < out.width};
+    o.pixel_offset = in.offset(sample, c, i, w);
+    if (taps_in_place())
+      o.s = taps.line(i, pattern.sources[centre].k, 0) + group * taps.group_step() + w - taps.first() -
+            tap_offset(pattern, centre);
+    else if (p.has_spatial())
+      o.s = packed_at(pattern, i) + j * o.n;
+    if (p.has_channel()) o.channel = pattern.channel.data() + v * o.n * lanes;
+    o.out = static_cast<A*>(to) + out.offset(sample, c, i, w);
+    o.out_ahead = stream || !o.around.below ? 0 : out.strides[2];
+  }
+
   void run_vectors(int64_t group, int64_t first, int64_t count) {
     lines.begin(sample, columns, first, count);
     over_rows([&](const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
@@ -166,10 +242,11 @@ class WeighPixels {
       if (out.in_place()) {
         o.out = static_cast<A*>(to) + out.offset(sample, out.vectors.first(first), h, w);
         const bool last = h + sum.out_step >= out.height;
-        run_row(pattern, o, count, lanes, o.stream || last ? 0 : sum.out_step * out.strides[2]);
+        o.out_ahead = o.stream || last ? 0 : sum.out_step * out.strides[2];
+        run_row(pattern, o, count, lanes);
       } else {
         o.out = o.add ? result.again() : result.begin(count, o.count);
-        run_row(pattern, o, count, result.vector_step(), 0);
+        run_row(pattern, o, count, result.vector_step());
         if (&pattern == &place.patterns.back()) result.write(to, sample, first, h, w, sum.out_step, o.count);
       }
     });
@@ -190,18 +267,18 @@ class WeighPixels {
     o.n = pattern.size(), o.pixel = pixel.data(), o.pixel_step = sum.in_step * lanes;
     o.block = block(), o.in_place = taps_in_place();
     o.s = o.in_place ? taps.line(i, 0, 0) : p.has_spatial() ? packed_at(pattern, i) : nullptr;
-    o.s_block = o.in_place ? block() : block() * o.n, o.s_source = o.in_place ? p.ss[2] : block();
+    o.s_source = o.in_place ? p.ss[2] : block();
     o.channel = pattern.channel.data(), o.count = outputs(place), o.whole = o.count / block() * block();
     o.out_step = out.in_place() ? sum.out_step * out.strides[3] : lanes;
+    o.next = {block() * o.pixel_step, o.in_place ? block() : block() * o.n, 0, block() * o.out_step};
     o.add = &pattern != &place.patterns.front(), o.stream = stream && place.patterns.size() == 1;
     o.ahead = &ahead;
     return o;
   }
-  // A row of outputs, vector by vector. next_row: how far from it the next one goes, 0: not to be fetched.
-  void run_row(const Pattern<A>& pattern, Weighing<A>& o, int64_t count, int64_t vector_step, int64_t next_row) {
+  // A row of outputs, vector by vector.
+  void run_row(const Pattern<A>& pattern, Weighing<A>& o, int64_t count, int64_t vector_step) {
     for (int64_t v = 0; v < count; ++v) {
-      for (int64_t j = 0; next_row && j < o.count; ++j) __builtin_prefetch(o.out + next_row + j * o.out_step, 1, 3);
-      weigh_all(pattern.window ? kernels.window : kernels.any, o);
+      weigh_row(pattern.window ? kernels.window : kernels.any, o);
       o.pixel_offset += lines.vector_step(), o.out += vector_step;
       if (p.has_channel()) o.channel += pattern.size() * lanes;
     }

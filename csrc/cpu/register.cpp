@@ -89,12 +89,14 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
   const bool dense = x.is_contiguous() && grad.is_contiguous(), pixels = is_channels_last(x) && grad.stride(1) == 1;
   run_best(p, x, {false, dense, pixels}, [&](const Route& route) {
     const int64_t chunks = chunks_of(p, route.tiles), sums = p.batch * chunks * p.channels * p.phases * p.taps();
-    Tensor partial = torch::stable::new_empty(x, Sizes{want.channel ? sums : 0}, accumulator);
+    // The sums of a sample that is not cut are in place at once, but for the order of phases.
+    const bool parts = want.channel && (chunks > 1 || p.phases > 1);
+    Tensor partial = parts ? torch::stable::new_empty(x, Sizes{sums}, accumulator) : gc;
     o.partial = want.channel ? partial.mutable_data_ptr() : nullptr;
     const bool done = over_tasks(p.batch * chunks, [&](int64_t begin, int64_t end) {
       return backward(p, storage, o, route, chunks, begin, end);
     });
-    return done && (!want.channel || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
+    return done && (!parts || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
              reduce_channel(p, o.partial, chunks, accumulator == ScalarType::Double, gc.mutable_data_ptr(), begin, end);
              return true;
            }));

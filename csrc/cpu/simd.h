@@ -1,6 +1,7 @@
 // Vectors of the accumulation type, through the compiler's vector extension: no intrinsics, so
 // the same source serves AVX2, AVX-512 and NEON.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -123,6 +124,38 @@ inline A sum(typename Lanes<A, kCount>::type v) {
     return sum<A, kCount / 2>(half[0] + half[1]);
   }
 }
+
+// Whether all numbers that it saw are so small that the product or sum of any two is finite.
+template <class A>
+class Bound {
+ public:
+  void see(Vector<A> value) { squares += value * value; }
+  void see(const A* from, int64_t n) {
+    constexpr int64_t lanes = kLanes<A>;
+    if (n < lanes) {
+      A few = 0;
+      for (int64_t j = 0; j < n; ++j) few += from[j] * from[j];
+      squares[0] += few;
+      return;
+    }
+    Vector<A> others[3]{};  // so that no sum waits for the last one
+    int64_t j = 0;
+    for (; j + 4 * lanes <= n; j += 4 * lanes) {
+      see(load(from + j));
+      for (int i = 0; i < 3; ++i) {
+        const Vector<A> value = load(from + j + (i + 1) * lanes);
+        others[i] += value * value;
+      }
+    }
+    for (; j < n; j += lanes) see(load(from + std::min(j, n - lanes)));
+    squares += (others[0] + others[1]) + others[2];
+  }
+  // Neither too large a number nor NaN passes.
+  bool holds() const { return sum<A>(squares) < A(0x1p120); }
+
+ private:
+  Vector<A> squares{};
+};
 
 // Memory whose vectors lie each in one line of the caches.
 template <class A>

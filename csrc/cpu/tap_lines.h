@@ -43,6 +43,17 @@ class TapLines {
   }
   int64_t first() const { return columns.first + columns.from(); }
   int64_t count() const { return columns.inside(); }
+  // Those of a group in the rows [y, y + count), of taps that are in place.
+  void bound(int64_t group, int64_t y, int64_t count, Bound<A>& all) const {
+    // Whole rows of an image are most often one behind the other.
+    const bool together = p.ss[3] == columns.inside();
+    const int64_t n = columns.inside() * (together ? count : 1);
+    for (int64_t k = 0; k < p.taps(); ++k)
+      for (int64_t i = 0; i < (together ? 1 : count); ++i) {
+        const int64_t from = sample * p.ss[0] + group * p.ss[1] + k * p.ss[2] + (y + i) * p.ss[3] + first();
+        all.see(static_cast<const A*>(o.spatial) + from, n);
+      }
+  }
   // All taps of row y of a group, n windows from `column` on, to be read in place later.
   void fetch(Ahead& ahead, int64_t b, int64_t group, int64_t y, int64_t column, int64_t n) const {
     for (int64_t k = 0; k < p.taps(); ++k) {

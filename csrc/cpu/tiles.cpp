@@ -9,8 +9,15 @@ namespace {
 constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 256 * 1024;
 constexpr int64_t kPixelBytes = 40 * 1024, kSlabBytes = 256 * 1024;
 constexpr int64_t kTasks = 64;  // enough for the threads of most machines
+constexpr int64_t kTaskPixels = 16 * 1024;  // times channels: fewer are not worth a task of their own
 
 int64_t pieces(int64_t size, int64_t most) { return (size + most - 1) / most; }
+
+// Into how many tasks a sample is cut, at most.
+int64_t tasks_of(const Problem& p) {
+  const int64_t wanted = pieces(kTasks, std::max<int64_t>(p.batch, 1));
+  return std::clamp<int64_t>(p.rows * p.cols * p.cells() * p.channels / kTaskPixels, 1, wanted);
+}
 
 Tiles cut(const Problem& p, int64_t rows, int64_t cols) {
   const int64_t down = pieces(p.rows, std::clamp<int64_t>(rows, 1, p.rows));
@@ -27,7 +34,7 @@ Tiles pixel_tiles(const Problem& p, bool forward) {
   const int64_t line = std::min(kPixelBytes / (p.kh * kVectorBytes), room);
   const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>((line - around) / p.stride, 16)));
   const int64_t fits = kSlabBytes / (cols * p.stride * p.stride * p.channels * 4) - reach / p.stride;
-  const int64_t shared = pieces(p.rows, pieces(kTasks, std::max<int64_t>(p.batch, 1)));
+  const int64_t shared = pieces(p.rows, tasks_of(p));
   const int64_t most = std::max<int64_t>(kMostBytes / (cols * p.taps() * p.cells() * 4), 1);
   return cut(p, std::min(most, std::max(std::min(shared, fits), std::min(least, shared))), cols);
 }
@@ -61,7 +68,7 @@ Route route_of(const Problem& p, int64_t element_bytes, const Layout& layout) {
 }
 
 int64_t chunks_of(const Problem& p, const Tiles& tiles) {
-  return std::clamp<int64_t>(pieces(kTasks, std::max<int64_t>(p.batch, 1)), 1, tiles.count());
+  return std::min(tasks_of(p), tiles.count());
 }
 
 }  // namespace dynfilters::cpu

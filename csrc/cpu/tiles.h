@@ -25,7 +25,7 @@ struct Tiles {
 enum class Way {
   kPlanar,  // any strides: packed, tile by tile (plan.h)
   kFlat,    // dense planes, read in place (flat.h)
-  kPixels,  // vectors of channels, packed (pixel_rows.h)
+  kPixels,  // vectors of channels, packed or where they are (pixel_rows.h)
 };
 
 struct Route {

@@ -101,7 +101,8 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
     for name, value in leaves.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidResultError(f"{name} is {value!r}, not a number")
-    if result["status"] == "ok" and result["metrics"].get("accuracy") is None:
+    trained = result["status"] == "ok" and result.get("task", "train") == "train"
+    if trained and result["metrics"].get("accuracy") is None:
         raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")
 
 

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from experiments.summary import Group
 
 DPI = 170
 WIDTH = 6.4
 # Characters of a label; more would leave no room for the picture.
-LABEL = 36
+LABEL = 42
 LOOK = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -108,6 +108,14 @@ def doubling_scale(axes: Axes, places: Iterable[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
+def ratio_scale(axes: Axes) -> None:
+    """A logarithmic x axis labelled at 1, 2 and 5 of each decade, in plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def places(axes: Axes, groups: Sequence[Group]) -> Iterator[tuple[float, Group]]:
     """A line for each group from the top down, those of one filter together under its name."""
     place, middles = 0.0, {}
@@ -119,7 +127,7 @@ def places(axes: Axes, groups: Sequence[Group]) -> Iterator[tuple[float, Group]]
         middles[name] = place + (len(of) - 1) / 2
         placed += [(place + i, group) for i, group in enumerate(of)]
         place += len(of) + 0.5
-    axes.set_yticks(list(middles.values()), [label(name) for name in middles])
+    axes.set_yticks(list(middles.values()), [label(name) for name in middles], size=8)
     axes.set_ylim(place - 0.5, -1)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -176,7 +184,9 @@ def bar_handle(look: Style, text: str) -> Patch:
 
 def label(name: str) -> str:
     """A name from anyone's configuration, kept short, and its dollars no formula."""
-    short = name if len(name) <= LABEL else name[: LABEL - 1] + "…"
+    short = name.replace("_activation=", "=")
+    if len(short) > LABEL:  # its end tells it from others of the same filter
+        short = f"{short[: LABEL // 3]}…{short[-2 * LABEL // 3 :]}"
     return short.replace("$", r"\$")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ from experiments.sections import find_headline
 from experiments.study import Study
 from experiments.wording import NOTHING, listed
 
+log = logging.getLogger(__name__)
 INDEX = "index.html"
+# The folder that sweeps go to if nothing else is said.
+OUTPUTS = "outputs"
 CANNOT_WRITE = 2
 
 
@@ -60,6 +64,21 @@ def build_index(directory: Path) -> Path:
     page = render("index.html.j2", title=title, entries=entries, others=others)
     write_atomically(directory / INDEX, page)
     return directory / INDEX
+
+
+def refresh_index(sweep: Path) -> None:
+    """The index of the folder that `sweep` is in, if that is the usual one for sweeps.
+
+    Anywhere else the folder may hold whatever, and the index is made when asked for. A failure is
+    a warning: the sweep has its report.
+    """
+    folder = sweep.resolve().parent
+    if folder.name != OUTPUTS:
+        return
+    try:
+        log.info("all sweeps: %s", build_index(folder))
+    except OSError as error:
+        log.warning("no index of all sweeps: %s", error)
 
 
 def read_entry(directory: Path) -> Entry | str:

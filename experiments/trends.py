@@ -2,8 +2,8 @@
 
 Each quantity q of a branch is followed over networks of different depth d (number of blocks). A
 seed's slope is that of the least-squares line through (d, ln q); the mean over seeds has Student's
-interval. A quantity falls if the whole interval lies below 0, rises if above, and otherwise does
-not clearly change.
+interval. A quantity falls if the whole interval lies below 0, rises if above; it hardly changes if
+that makes less than 5 % in ten blocks, however sure; and otherwise it does not clearly change.
 
 The claim, that sigmoid lets the gradient vanish with depth and filter normalization does not, holds
 for a quantity if it falls under sigmoid, does not fall under filter normalization, and the
@@ -27,6 +27,8 @@ from experiments.summary import make_groups
 DEPTH = "config.model.depth"
 # Slopes are told as the factor over so many blocks.
 BLOCKS = 10
+# Within so much of 1, that factor is no change worth the name.
+LEVEL_WITHIN = 1.05
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,15 @@ class Trend:
 
     @property
     def change(self) -> str:
-        """`falls`, `rises`, `no clear change`, or `one seed` where there is no interval."""
-        if not self.factor.known:
+        """`falls`, `rises`, `hardly changes`, `no clear change`, or `one seed`: no interval."""
+        factor = self.factor
+        if not factor.known:
             return "one seed"
-        if self.factor.below(1.0):
-            return "falls"
-        return "rises" if self.factor.above(1.0) else "no clear change"
+        if not (factor.below(1.0) or factor.above(1.0)):
+            return "no clear change"
+        if 1 / LEVEL_WITHIN <= factor.estimate <= LEVEL_WITHIN:
+            return "hardly changes"
+        return "falls" if factor.below(1.0) else "rises"
 
 
 @dataclass(frozen=True)

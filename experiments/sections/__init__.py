@@ -20,8 +20,8 @@ from experiments.study import Study
 
 # From the top of the page down.
 BUILDERS = (
-    verdict.build,
     depth.build,
+    verdict.build,
     resolution.build,
     adaptivity.build,
     memory.build,

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.figures import label, legend, marker_handle, numbered_style, panels
+from experiments.figures import (
+    label,
+    legend,
+    marker_handle,
+    numbered_style,
+    panels,
+    ratio_scale,
+)
 from experiments.sections.parts import Box, Plot, Section, Sheet
 from experiments.study import Study
 from experiments.summary import Group, make_groups
@@ -176,7 +183,7 @@ def _draw(groups: Sequence[Group], base: Group) -> Figure:
         how = {"marker": look.marker, "color": look.color, "ms": 6, "ls": "", "alpha": 0.9}
         axes.plot([value for value, _ in found], [place for _, place in found], **how)
     axes.axvline(1, color="#4D4D4D", lw=1)
-    axes.set_xscale("log")
+    ratio_scale(axes)
     axes.set_yticks(range(len(groups)), [label(group.name) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel(f"multiple of {label(base.name)} (log scale)")

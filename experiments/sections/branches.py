@@ -19,8 +19,8 @@ SPATIAL, CHANNEL = "config.filter.spatial_activation", "config.filter.channel_ac
 # Leaf, title, how seeds are brought together, and how a cell is written.
 PANELS = (
     ("metrics.accuracy", "accuracy (%)", lambda of: 100 * fmean(of), "{:.1f}".format),
-    ("gradients.spatial.grad_norm_median", "spatial gradient (L2)", median, plain),
-    ("gradients.channel.grad_norm_median", "channel gradient (L2)", median, plain),
+    ("gradients.spatial.grad_norm_median", "spatial gradient", median, plain),
+    ("gradients.channel.grad_norm_median", "channel gradient", median, plain),
 )
 # (spatial activation, channel activation) → value
 Cells = Mapping[tuple[str, str], float]
@@ -57,8 +57,8 @@ def _plot(name: str, jobs: Sequence[Job]) -> Plot:
     return Plot(
         f"branches_{file_name(name)}",
         f"Spatial activation by channel activation: {name}",
-        "Accuracies are means over seeds, gradient norms medians over steps and seeds. Darker is "
-        "more; empty cells were not run.",
+        "Accuracies are means over seeds; gradients are L2 norms in that branch, medians over "
+        "steps and seeds. Darker is more; empty cells were not run.",
         "Grids of numbers, the spatial branch's activation down, the channel branch's across: "
         f"accuracy and gradient norms. Best: spatial {best[0]} with channel {best[1]}, "
         f"{cells[0][2](cells[0][1][best])} %.",
@@ -83,7 +83,7 @@ def _draw_grid(axes: Axes, of: Cells, rows: Sequence[str], columns: Sequence[str
     low, high = min(of.values()), max(of.values())
     grid = [[of.get((row, column), float("nan")) for column in columns] for row in rows]
     # Greys alone, and not up to black: what tells is the number.
-    axes.imshow(grid, cmap="Greys", vmin=low, vmax=high + 0.6 * (high - low or 1), aspect="auto")
+    axes.imshow(grid, cmap="Greys", vmin=low, vmax=high + 1.2 * (high - low or 1), aspect="auto")
     for y, row in enumerate(rows):
         for x, column in enumerate(columns):
             if (row, column) in of:

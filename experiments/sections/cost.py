@@ -39,7 +39,8 @@ def _latency(groups: Sequence[Group]) -> Plot:
     return Plot(
         "latency",
         "Latency",
-        "Bars are medians, whiskers reach from the 20th to the 80th percentile of the runs.",
+        "One training batch. Bars are medians, whiskers reach from the 20th to the 80th "
+        "percentile of the runs.",
         "Bars: milliseconds of a forward and of a backward pass of one training batch; forward, "
         + _extremes(groups, FORWARD, 1.0, "ms"),
         lambda: _draw_latency(groups),
@@ -65,7 +66,7 @@ def _draw_latency(groups: Sequence[Group]) -> Figure:
             bar(axes, place, mid, group, "{:.0f}" if mid >= 10 else "{:.1f}", at=high)
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], "k-|", lw=1, ms=5)
-        axes.set_xlabel(f"{way} pass (ms, one training batch)")
+        axes.set_xlabel(f"{way} pass (ms)")
     row[1].tick_params(labelleft=False)
     activation_legend(figure, (group.activation for group in groups), bar_handle)
     return figure

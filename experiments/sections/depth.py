@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -77,40 +77,44 @@ def _box(contrasts: Sequence[Contrast]) -> Box:
     verdict = "confirmed" if verdicts == {"holds"} else "mixed"
     if not verdicts & {"holds", "undecided"}:
         verdict = "refuted"
-    return Box(verdict, _summary(contrasts), [_sentence(contrast) for contrast in contrasts])
+    aside = f"Factors per {BLOCKS} blocks, with 95 % intervals over seeds:"
+    return Box(verdict, _summary(contrasts), [_sentence(contrast) for contrast in contrasts], aside)
 
 
 def _summary(contrasts: Sequence[Contrast]) -> str:
-    holds = [c for c in contrasts if c.verdict == "holds"]
-    where = f": {listed([_place(c.sigmoid) for c in holds])}" if holds else ""
+    verdicts = Counter(contrast.verdict for contrast in contrasts)
+    holds = verdicts.pop("holds", 0)
+    share = {0: "none", len(contrasts): "all"}.get(holds, str(holds))
     measured = counted(len(contrasts), "measured quantity", "measured quantities")
+    others = listed([f"{verdict} ({n})" for verdict, n in verdicts.most_common()])
     return (
         "As the network gets deeper, the gradient falls under sigmoid and not under filter "
-        f"normalization in {len(holds)} of {measured}{where}."
+        f"normalization in {share} of {measured}{f'; else: {others}' if others else ''}."
     )
 
 
 def _sentence(contrast: Contrast) -> str:
     sigmoid, normalized = contrast.sigmoid, contrast.normalized
-    depths = list(sigmoid.values)
     return (
-        f"{_place(sigmoid)}: {contrast.verdict}. From {depths[0]} to {depths[-1]} blocks "
-        f"{_course(sigmoid)} under sigmoid, {_course(normalized)} under filter normalization."
+        f"{_place(sigmoid)}: {contrast.verdict}. Under sigmoid {_course(sigmoid)}, under filter "
+        f"normalization {_course(normalized)}."
     )
 
 
 def _course(trend: Trend) -> str:
-    first, last = trend.ends
+    """The change in words, and in numbers."""
     factor = trend.factor
-    span = f", 95 % CI {plain(factor.low)} to {plain(factor.high)}" if factor.known else ""
-    return (
-        f"{plain(first)} → {plain(last)} (×{plain(factor.estimate)} per {BLOCKS} blocks{span}: "
-        f"{trend.change})"
-    )
+    span = f" ({plain(factor.low)} to {plain(factor.high)})" if factor.known else ""
+    return f"it {_verb(trend.change)}, ×{plain(factor.estimate)}{span}"
+
+
+def _verb(change: str) -> str:
+    spelled = {"no clear change": "does not clearly change", "one seed": "has one seed alone"}
+    return spelled.get(change, change)
 
 
 def _place(trend: Trend) -> str:
-    return f"{trend.quantity} in the {trend.branch} branch of {trend.filter}"
+    return f"{trend.filter}, {trend.branch} branch, {trend.quantity}"
 
 
 def _cells(trend: Trend) -> list[str]:

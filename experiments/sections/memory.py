@@ -26,12 +26,12 @@ from experiments.summary import make_groups
 from experiments.tables import Table
 from experiments.wording import compact, counted, listed, number
 
-# The axes of a memory sweep, in order, with their labels.
+# The axes of a memory sweep, in order, with the units.
 AXES = {
     "groups": "groups",
     "channels": "channels",
-    "resolution": "resolution (pixels a side)",
-    "batch": "batch (images)",
+    "resolution": "pixels a side",
+    "batch": "images",
 }
 # What is varied on purpose; whatever else differs between jobs makes lines of their own.
 VARIED = ("config.profile.", "config.filter.groups", "config.filter.group_channels")
@@ -63,23 +63,24 @@ def build(study: Study) -> Section | None:
     axes = find_axes(study.profiles)
     if not axes:
         return None
+    growths = [_growth(axis, lines) for axis, lines in axes.items()]
     plot = Plot(
         "memory_sweep",
         f"Memory kept for the backward pass, against {listed(list(axes))}",
         "Markers are measured, lines the closed form; markers without a line have none. Both axes "
-        "are logarithmic: a line that rises by one decade in a decade is in proportion.",
+        "are logarithmic. A filter without groups has one measurement, drawn at every number.",
         f"Megabytes saved for backward, a panel for each of {listed(list(axes))}, a line for each "
-        f"filter. {' '.join(map(_growth, axes, axes.values()))}",
+        f"filter. {' '.join(growths)}",
         lambda: _draw(axes),
     )
-    box = Box("found", _headline(axes), [*map(_growth, axes, axes.values()), _agreement(study)])
+    box = Box("found", growths[0], [*growths[1:], _agreement(study)])
     return Section("Memory", [box, plot, *(_sheet(axis, axes[axis]) for axis in axes)])
 
 
 def headline(study: Study) -> str | None:
     """What grows with the number of groups, or else with the first axis."""
     axes = find_axes(study.profiles)
-    return _headline(axes) if axes else None
+    return next((_growth(axis, lines) for axis, lines in axes.items()), None)
 
 
 def find_axes(jobs: Sequence[Job]) -> dict[str, list[Line]]:
@@ -115,11 +116,6 @@ def _along(jobs: Sequence[Job], axis: str, leaf: str) -> dict[int | None, float]
     return {value: median(found[value]) for value in rising}
 
 
-def _headline(axes: Mapping[str, Sequence[Line]]) -> str:
-    axis = next(iter(axes))
-    return _growth(axis, axes[axis])
-
-
 def _growth(axis: str, lines: Sequence[Line]) -> str:
     """Which filters need more along the axis, by which factor, and which do not."""
     growing = [line for line in lines if line.growth > GROWS]
@@ -133,7 +129,7 @@ def _growth(axis: str, lines: Sequence[Line]) -> str:
     ]
     if steady:
         parts.append(f"stays the same for {listed(steady)}")
-    return f"From {span} {axis}, memory kept for backward {', '.join(parts)}."
+    return f"From {span} {AXES[axis]}, memory kept for backward {', '.join(parts)}."
 
 
 def _span(lines: Sequence[Line]) -> str:
@@ -157,7 +153,7 @@ def _sheet(axis: str, lines: Sequence[Line]) -> Sheet:
     rows = [_cells(line, values) for line in lines]
     note = "Megabytes saved for backward, measured; growth is that from the first to the last."
     table = Table(["filter", *map(str, values), "growth (×)"], rows, 1, note)
-    return Sheet(f"Saved (MB) against {AXES[axis]}", table)
+    return Sheet(f"Saved (MB) against {_axis_label(axis)}", table)
 
 
 def _cells(line: Line, values: Sequence[int]) -> list[str]:
@@ -192,7 +188,11 @@ def _draw_axis(axes: Axes, axis: str, lines: Sequence[Line], looks: Mapping[str,
         _draw_line(axes, line.measured, places, look, {"marker": look.marker, "ls": "", "ms": 5})
         _draw_line(axes, line.formula, places, look, {"ls": look.line, "lw": 1.4})
     doubling_scale(axes, places)
-    axes.set_xlabel(AXES[axis])
+    axes.set_xlabel(_axis_label(axis))
+
+
+def _axis_label(axis: str) -> str:
+    return axis if axis == AXES[axis] else f"{axis} ({AXES[axis]})"
 
 
 def _draw_line(

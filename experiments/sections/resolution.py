@@ -107,11 +107,14 @@ def _sentence(times: Times) -> str:
 def _faster(times: Times, name: str) -> str:
     measured = [grid for grid, of in times.items() if name in of]
     faster = [grid for grid in measured if times[grid][name] < times[grid]["Conv"]]
+    slower = [grid for grid in measured if grid not in faster]
     if not measured:
-        return "no resolution measured"
-    if len(faster) in (0, len(measured)):
-        return f"{'none' if not faster else 'all'} of {counted(len(measured), 'resolution')}"
-    return f"{listed([str(grid) for grid in faster])} of {listed([str(g) for g in measured])}"
+        return "no resolution, for it was not measured"
+    if not faster or not slower:
+        return f"{'all' if faster else 'none of the'} {counted(len(measured), 'resolution')}"
+    return (
+        f"{listed(list(map(str, faster)))} pixels a side, not at {listed(list(map(str, slower)))}"
+    )
 
 
 def _table(times: Times, paper: Mapping, jobs: Sequence[Job]) -> Table:

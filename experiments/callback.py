@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.checks import CheckError, check_sweep, explain_missing
+from experiments.checks import CheckError, check_jobs, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
 from experiments.files import read_json, write_json
 from experiments.results import SWEEP, InvalidResultError, read_result
@@ -44,8 +44,9 @@ class SweepCallback(Callback):
         directory = Path(config.hydra.sweep.dir)
         try:
             jobs = list(compose_jobs(config))
-            check_sweep(jobs, directory)
+            check_jobs(jobs)
             self.keys = [config_hash(cfg) for cfg in jobs]
+            check_place(directory, len(set(self.keys)))
             note_start(directory)
         except Exception as error:
             stop(describe(error), CANNOT_START)
@@ -54,7 +55,8 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The same checks for a job on its own."""
         try:
-            check_sweep([config], Path(config.hydra.run.dir))
+            check_jobs([config])
+            check_place(Path(config.hydra.run.dir), 1)  # its name is the hash of what was checked
         except Exception as error:
             stop(describe(error), CANNOT_START)
 
@@ -112,7 +114,9 @@ def describe_result(result: dict[str, Any]) -> str:
     if result["status"] == "failed":
         return f"{job}: failed: {error_line(result)}"
     what = "finished before, not run again" if result.get("resumed") else f"{result['seconds']} s"
-    return f"{job}: accuracy {result['metrics']['accuracy']:.3f} ({what})"
+    accuracy = result["metrics"].get("accuracy")
+    found = "measured" if accuracy is None else f"accuracy {accuracy:.3f}"
+    return f"{job}: {found} ({what})"
 
 
 def error_line(result: dict[str, Any]) -> str:

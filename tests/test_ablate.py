@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from sweeps import ROOT, TINY, break_dwconv, make, run_main
 
 from experiments import ablate
-from experiments.checks import CheckError, check_job, check_sweep
+from experiments.checks import CheckError, check_job, check_place
 from experiments.confighash import config_hash
 from experiments.results import RESULT
 
@@ -78,6 +79,12 @@ def test_the_hash_is_a_short_directory_name_that_other_runs_find_again() -> None
         (["name=../../etc"], "name: expected letters"),
         (["seed=-1"], "seed: expected a whole number"),
         (["seed=true"], "of at least 0, got True"),
+        (["task=tran"], "unknown task 'tran': did you mean 'train'"),
+        (["optim.epochs=0"], "optim.epochs: expected an integer of at least 1, got 0"),
+        (["optim.batch_size=1.5"], "optim.batch_size: expected an integer of at least 1"),
+        (["probe.every=0"], "probe.every: expected an integer of at least 1, got 0"),
+        (["measure.batch_size=0"], "measure.batch_size: expected an integer of at least 1"),
+        (["measure.seconds=-1"], "measure.seconds: expected a number of at least 0, got -1"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -96,7 +103,34 @@ def test_a_device_that_is_absent_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckError, match="cannot write to"):
-        check_sweep([make()], tmp_path / "file" / "sweep")
+        check_place(tmp_path / "file" / "sweep", jobs=1)
+
+
+@pytest.mark.parametrize("multirun", [["-m"], []], ids=["sweep", "job"])
+@pytest.mark.parametrize("trouble", ["is a file", "is full"])
+def test_an_output_folder_of_no_use_stops_the_program_before_any_training(
+    trouble, multirun, tmp_path, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(ablate, "run_job", lambda *_: pytest.fail("a job was started"))
+    if trouble == "is a file":
+        (tmp_path / "outputs").touch()
+    else:
+        usage = shutil.disk_usage(tmp_path)._replace(free=20_500_000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert (
+        run_main(monkeypatch, tmp_path, *multirun, "filter=ddf", "activation=tanh", "seed=0") == 2
+    )
+    message = capfd.readouterr().err
+    assert "cannot write to" in message
+    assert trouble == "is a file" or "20 MB left, and 21 MB may be needed" in message
+
+
+def test_room_is_asked_for_by_the_number_of_jobs(tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=25_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    check_place(tmp_path, jobs=5)
+    with pytest.raises(CheckError, match=r"25 MB left, and 26 MB may be needed"):
+        check_place(tmp_path, jobs=6)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ So whatever must stop the program leaves here as `SystemExit`.
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 import itertools
 import logging
 import shlex
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -88,14 +91,25 @@ def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
     """The configuration of every job that Hydra's own sweeper will launch.
 
     Composed as it does, but all before the first is launched, and with a look at the values.
+    Jobs that choose the same YAMLs share what these say, which takes far longer to read than
+    the values of a job take to set.
     """
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.get("params", {}).items()]
     arguments = params + OmegaConf.to_container(config.hydra.overrides.task)
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    batches = BasicSweeper.split_arguments(overrides, None)
+    parser = OverridesParser.create(config_loader=loader)
+    batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
+    is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
+    composed: dict[tuple[str, ...], DictConfig] = {}
     for job in itertools.chain.from_iterable(batches):
-        yield loader.load_sweep_config(config, list(job))
+        overrides = parser.parse_overrides(list(job))
+        choices = tuple(o.input_line for o in overrides if is_group(o.key_or_group))
+        if choices not in composed:
+            composed[choices] = loader.load_sweep_config(config, list(choices))
+        cfg = copy.deepcopy(composed[choices])
+        values = [o for o in overrides if not is_group(o.key_or_group)]
+        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        yield cfg
 
 
 def describe(error: Exception) -> str:

@@ -23,7 +23,6 @@ from experiments.files import check_room, check_writable
 from experiments.sizes import check_seconds
 from experiments.training import OPTIMIZERS
 
-
 # What a job and a report leave behind, generously: the curves of a long training, and pictures.
 JOB_BYTES, REPORT_BYTES = 1_000_000, 20_000_000
 

@@ -1,4 +1,4 @@
-"""One job of a sweep: done once, whatever kind it is, with `result.json` left behind in any case."""
+"""One job of a sweep, of whatever kind: done once, and `result.json` left behind in any case."""
 
 from __future__ import annotations
 

@@ -10,11 +10,9 @@ import torch
 
 import dynfilters
 from dynfilters.checks import check_choice, check_positive
+from dynfilters.diagnostics.profile import DTYPES, MEMORY_FORMATS, PARTS
 
 AXES = ("batch", "channels", "resolution", "groups")
-PARTS = ("layer", "op")
-DTYPES = ("float64", "float32", "bfloat16", "float16")
-MEMORY_FORMATS = ("contiguous", "channels_last")
 SWITCHES = ("compile", "backward", "adaptivity")
 # What decides a size, and is of no interest once that is known.
 RULES = frozenset({"level", "cpu_megabytes"})
@@ -52,7 +50,7 @@ def check_profile(profile: Mapping[str, Any]) -> None:
         if axis != "groups" or profile[axis] is not None:
             check_positive(f"profile.{axis}", profile[axis])
     for key, choices in (("part", PARTS), ("dtype", DTYPES), ("memory_format", MEMORY_FORMATS)):
-        check_choice(f"profile.{key}", profile[key], choices)
+        check_choice(f"profile.{key}", profile[key], tuple(choices))
     check_choice("profile.vary", profile["vary"], (None, *AXES))
     for key in SWITCHES:
         check_choice(f"profile.{key}", profile[key], (True, False))
@@ -94,7 +92,7 @@ def _with_groups(
 def _largest_batch(sizes: Mapping[str, int], dtype: str, megabytes: float) -> int:
     """The batch, halved until the input is no larger than that, or a single sample."""
     batch, sample = sizes["batch"], sizes["channels"] * sizes["resolution"] ** 2
-    sample *= getattr(torch, dtype).itemsize
+    sample *= DTYPES[dtype].itemsize
     while batch > 1 and batch * sample > megabytes * 1e6:
         batch //= 2
     return batch

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from sweeps import ROOT, TINY, break_dwconv, make, run_main
 
 from experiments import ablate
+from experiments.callback import compose_jobs
 from experiments.checks import CheckError, check_job, check_place
-from experiments.confighash import config_hash
+from experiments.confighash import canonical, config_hash
 from experiments.results import RESULT
 
 SAME = [
@@ -50,7 +54,7 @@ def test_configurations_of_different_computations_have_two(ours, theirs) -> None
 
 
 def test_the_hash_is_a_short_directory_name_that_other_runs_find_again() -> None:
-    code = "from sweeps import make; from experiments.confighash import config_hash as h"
+    code = "from sweeps import make; from experiments.confighash import canonical, config_hash as h"
     code += "; print(h(make('seed=3')))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     found = subprocess.run(
@@ -224,3 +228,35 @@ def test_jobs_run_in_parallel_with_joblib(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     assert len(list(tmp_path.glob(f"sweep/*/{RESULT}"))) == 2
     assert (tmp_path / "sweep" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        (
+            ["filter=ddf,conv", "activation=sigmoid", "optim.lr=0.5", "seed=0,1"],
+            [
+                [f"filter={name}", "activation=sigmoid", "optim.lr=0.5", f"seed={seed}"]
+                for name in ("ddf", "conv")
+                for seed in (0, 1)
+            ],
+        ),
+        (
+            ["experiment=combine", "filter=ddf", "~filter.groups", "filter.combine=add", "seed=4"],
+            [
+                [
+                    *("experiment=combine", "filter=ddf", "activation=paper", "~filter.groups"),
+                    *("filter.combine=add", f"filter.squeeze_ratio={ratio}", "seed=4"),
+                ]
+                for ratio in (0.2, 0.5, 1.0)
+            ],
+        ),
+    ],
+    ids=["groups and values", "experiment"],
+)
+def test_jobs_are_composed_as_hydra_composes_each(arguments, jobs) -> None:
+    with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        sweep = loader.load_configuration("ablate", arguments, RunMode.MULTIRUN)
+        expected = [canonical(loader.load_sweep_config(sweep, job)) for job in jobs]
+        assert [canonical(job) for job in compose_jobs(sweep)] == expected

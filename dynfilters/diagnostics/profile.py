@@ -42,7 +42,7 @@ class Profile:
         compiled: whether the latencies are those of `torch.compile`.
         params: number of entries of the parameters.
         macs: multiply-accumulates of the whole batch's forward.
-        forward: of inference: evaluation mode, no graph.
+        forward: of inference: evaluation mode, no graph; None if not asked for.
         backward: gradients of x and all parameters, training mode; None if not asked for.
         memory: of a forward in training mode, not compiled.
         adaptivity: None if not asked for, and of an op.
@@ -57,7 +57,7 @@ class Profile:
     compiled: bool
     params: int
     macs: int
-    forward: Latency
+    forward: Latency | None
     backward: Latency | None
     memory: Memory
     adaptivity: Adaptivity | None
@@ -100,7 +100,7 @@ def profile_filter(
         device, dtype, memory_format: of x and the layer; see `DTYPES` and `MEMORY_FORMATS`.
         compile: time it under `torch.compile`.
         backward, adaptivity: whether to measure these.
-        min_run_time: seconds for each latency.
+        min_run_time: seconds for each latency; 0 for none.
         seed: of weights and input. The global random state stays as it is.
 
     Raises:
@@ -117,7 +117,9 @@ def profile_filter(
         )
         x = torch.randn(shape, **placed).contiguous(**layout)
         program = _program(layer, x, part)
-        forward, back = _time(program, x, compile, backward, min_run_time)
+        forward, back = None, None
+        if min_run_time:
+            forward, back = _time(program, x, compile, backward, min_run_time)
         return Profile(
             name,
             part,

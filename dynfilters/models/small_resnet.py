@@ -60,8 +60,9 @@ class SmallResNet(nn.Module):
     Shapes: x (B, in_chans, H, W) → (B, num_classes).
 
     Raises:
-        ValueError: a number below 1, a `residual` that is no bool, options that would change the grid, or what the filter
-            does not accept. `UnknownNameError`, a ValueError, if there is no such filter.
+        ValueError: a number below 1, a `residual` that is no bool, options that would change the
+            grid, or what the filter does not accept. `UnknownNameError`, a ValueError, if there
+            is no such filter.
     """
 
     def __init__(

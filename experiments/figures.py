@@ -76,7 +76,7 @@ def numbered_style(index: int) -> Style:
     return Style(*turn)
 
 
-def panels(height: float, rows: int = 1, columns: int = 1, share: str = "row") -> tuple:
+def panels(height: float, rows: int = 1, columns: int = 1, share: str | bool = "row") -> tuple:
     """A figure of the page's width, and its axes as a list of rows; `share` is of the y axes."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     axes = figure.subplots(rows, columns, sharey=share, squeeze=False)
@@ -117,11 +117,15 @@ def ratio_scale(axes: Axes) -> None:
 
 
 def places(axes: Axes, groups: Sequence[Group]) -> Iterator[tuple[float, Group]]:
-    """A line for each group from the top down, those of one filter together under its name."""
+    """A line for each group from the top down, those of one filter together under its name.
+
+    An activation that has no style of its own is told in words.
+    """
     place, middles = 0.0, {}
     by_name: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        by_name[group.name].append(group)
+        told = "" if group.activation in STYLES else f", {group.activation}"
+        by_name[f"{group.name}{told}"].append(group)
     placed = []
     for name, of in by_name.items():
         middles[name] = place + (len(of) - 1) / 2
@@ -151,7 +155,7 @@ def activation_legend(
     figure: Figure, activations: Iterable[str | None], handle: Callable[[Style, str], object]
 ) -> None:
     """The activations that occur, above the panels."""
-    found = dict.fromkeys(activations)
+    found = dict.fromkeys(a if a in STYLES else "other" for a in activations)
     handles = [handle(style(a), label(a or "static filter")) for a in found]
     legend(figure, handles)
 

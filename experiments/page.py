@@ -16,7 +16,6 @@ from markupsafe import Markup
 from experiments.pictures import fit
 from experiments.results import Job, Sweep
 from experiments.sections.parts import Section
-from experiments.study import is_profile
 from experiments.wording import counted
 
 REPORT = "report.html"
@@ -55,8 +54,8 @@ def render(template: str, **values: Any) -> str:
 def facts(sweep: Sweep) -> list[tuple[str, list[str]]]:
     """How the numbers were made: what was run, on what, when. Differences between jobs show."""
     jobs = sweep.jobs
-    trained = [job for job in jobs if not is_profile(job)]
-    profiled = [job for job in jobs if is_profile(job)]
+    trained = [job for job in jobs if job.task == "train"]
+    profiled = [job for job in jobs if job.task == "profile"]
     runs = [run for run in sweep.facts.get("runs", []) if isinstance(run, dict)]
     found = [
         ("Jobs", [f"{count_jobs(sweep)}; {_minutes(jobs)} of computing"]),

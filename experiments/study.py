@@ -29,12 +29,12 @@ class Study:
     @cached_property
     def trained(self) -> list[Job]:
         """The finished training jobs."""
-        return [job for job in self.jobs if job.ok and not is_profile(job)]
+        return [job for job in self.jobs if job.ok and job.task == "train"]
 
     @cached_property
     def profiles(self) -> list[Job]:
         """The finished measurements of one filter at one shape."""
-        return [job for job in self.jobs if job.ok and is_profile(job)]
+        return [job for job in self.jobs if job.ok and job.task == "profile"]
 
     @cached_property
     def failed(self) -> list[Job]:
@@ -59,20 +59,15 @@ class Study:
     @cached_property
     def training_table(self) -> Table | None:
         """The training jobs by setting, then those that failed."""
-        failed = [job for job in self.failed if not is_profile(job)]
+        failed = [job for job in self.failed if job.task == "train"]
         found = self.rows or failed
         return training_table(self.rows, failed, self.baseline) if found else None
 
     @cached_property
     def profile_table(self) -> Table | None:
         """The measurements one by one, those that failed among them."""
-        jobs = self.profiles + [job for job in self.failed if is_profile(job)]
+        jobs = self.profiles + [job for job in self.failed if job.task == "profile"]
         return profile_table(jobs) if jobs else None
-
-
-def is_profile(job: Job) -> bool:
-    """Whether the job measured a filter. Otherwise it trained, as old ones do, which do not say."""
-    return (job.get("task") or job.get("config.task")) == "profile"
 
 
 def by_depth(jobs: Iterable[Job]) -> dict[int, list[Job]]:

@@ -129,8 +129,9 @@ def _ignored(leaf: str, ignoring: Sequence[str]) -> bool:
 
 
 def _implied(job: Job, leaf: str) -> bool:
-    """Whether `leaf` is the activation of one branch, and only repeats the filter's."""
-    return leaf.endswith("_activation") and job.get(leaf) == job.activation
+    """Whether `leaf` is the activation of one branch, which the job's own name already tells."""
+    told = str(job.activation).split(" / ")
+    return leaf.endswith("_activation") and (job.get(leaf) in told or job.get(leaf) is None)
 
 
 def _spell(job: Job, leaf: str) -> str:

@@ -2,12 +2,13 @@
 
 Each quantity q of a branch is followed over networks of different depth d (number of blocks). A
 seed's slope is that of the least-squares line through (d, ln q); the mean over seeds has Student's
-interval. A quantity falls if the whole interval lies below 0, rises if above; it hardly changes if
-that makes less than 5 % in ten blocks, however sure; and otherwise it does not clearly change.
+interval. A quantity hardly changes if the whole interval lies within 5 % in ten blocks; it falls if
+the whole interval lies below 0, rises if above; and otherwise it does not clearly change.
 
 The claim, that sigmoid lets the gradient vanish with depth and filter normalization does not, holds
 for a quantity if it falls under sigmoid, does not fall under filter normalization, and the
-difference of the slopes, seed by seed, lies below 0.
+difference of the slopes, seed by seed, lies below 0. It says nothing on which of the two is the
+smaller at the same depth; that is told apart from it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from experiments.summary import make_groups
 DEPTH = "config.model.depth"
 # Slopes are told as the factor over so many blocks.
 BLOCKS = 10
-# Within so much of 1, that factor is no change worth the name.
-LEVEL_WITHIN = 1.05
+# Up to this, or down to one over it, that factor is no change worth the name.
+LEVEL = 1.05
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class Trend:
         factor = self.factor
         if not factor.known:
             return "one seed"
-        if not (factor.below(1.0) or factor.above(1.0)):
-            return "no clear change"
-        if 1 / LEVEL_WITHIN <= factor.estimate <= LEVEL_WITHIN:
+        if factor.above(1 / LEVEL) and factor.below(LEVEL):
             return "hardly changes"
-        return "falls" if factor.below(1.0) else "rises"
+        if factor.below(1.0):
+            return "falls"
+        return "rises" if factor.above(1.0) else "no clear change"
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,29 @@ class Contrast:
         if "one seed" in (self.sigmoid.change, self.normalized.change):
             return "undecided"
         if self.sigmoid.change != "falls":
-            return "sigmoid's does not fall"
+            unclear = self.sigmoid.change == "no clear change"
+            return "undecided" if unclear else "sigmoid's does not fall"
         difference = paired_difference(self.sigmoid.slopes, self.normalized.slopes)
         steeper = difference is not None and difference.below(0.0)
         if self.normalized.change == "falls":
             return "both fall, sigmoid's faster" if steeper else "both fall"
         return "holds" if steeper else "undecided"
+
+    @property
+    def ratios(self) -> dict[int, float]:
+        """depth → sigmoid's median over filter normalization's, where both were measured."""
+        ours, theirs = self.sigmoid.values, self.normalized.values
+        return {
+            depth: median(ours[depth].values()) / median(theirs[depth].values())
+            for depth in ours
+            if depth in theirs
+        }
+
+    @property
+    def always_smaller(self) -> bool:
+        """Whether sigmoid's is the smaller at every depth."""
+        ratios = self.ratios.values()
+        return bool(ratios) and max(ratios) < 1
 
 
 def transmission(job: Job, branch: str) -> float | None:

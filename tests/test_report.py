@@ -286,3 +286,27 @@ def test_pictures_that_cannot_fit_are_left_out_and_named(tmp_path: Path, monkeyp
     path = report.build_report(tmp_path)
     assert path.stat().st_size <= 20_000
     assert "Left out to keep this page light: <code>figures/accuracy.png</code>" in path.read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_long_table_goes_on_in_the_csv(tmp_path: Path) -> None:
+    save(tmp_path, [profile(batch=batch) for batch in range(1, 403)])
+    text = report.build_report(tmp_path).read_text()
+    assert text.count("<tr><td") == 400
+    assert "The first 400 of 402 rows; the others are in results.csv." in text
+    assert (tmp_path / "results.md").read_text().count("\n") == 404
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_too_many_gradient_pictures_are_listed_by_name(tmp_path: Path) -> None:
+    jobs = [
+        result("ddf", activation, 0, filter_options={"groups": groups})
+        for groups in range(14)
+        for activation in ("sigmoid", "filter_norm")
+    ]
+    save(tmp_path, jobs, CURVE)
+    text = report.build_report(tmp_path).read_text()
+    assert (
+        "<code>gradients_ddf__groups_13_</code>: Gradient norm over steps: ddf (groups=13)" in text
+    )
+    assert text.count("Not drawn, for there are too many") == 1

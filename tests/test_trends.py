@@ -61,7 +61,8 @@ def test_the_interval_is_students_over_the_seeds_slopes() -> None:
         (1.1, 0.02, "rises"),
         (0.998, 0.001, "hardly changes"),
         (0.98, 1.0, "no clear change"),
-        (1.0, 0.02, "no clear change"),
+        (1.0, 0.02, "hardly changes"),
+        (1.0, 0.1, "no clear change"),
     ],
 )
 def test_change(factor: float, noise: float, change: str) -> None:
@@ -96,6 +97,19 @@ def test_noise_that_hides_the_difference_decides_nothing() -> None:
     jobs += depth_sweep({"filter_norm": 0.97}, noise=3.0)
     (contrast, *_) = find_contrasts(trends_of(jobs))
     assert contrast.normalized.change == "no clear change"
+    assert contrast.verdict == "undecided"
+
+
+def test_sigmoid_is_compared_at_each_depth_too() -> None:
+    contrast = contrast_of(0.9, 1.0, noise=0.0)
+    assert contrast.ratios == pytest.approx({depth: 0.9**depth for depth in (4, 8, 16)})
+    assert contrast.always_smaller
+    assert not contrast_of(1.0, 0.9).always_smaller
+
+
+def test_unclear_is_undecided() -> None:
+    contrast = contrast_of(1.0, 1.0, noise=0.5)
+    assert contrast.sigmoid.change == "no clear change"
     assert contrast.verdict == "undecided"
 
 

@@ -38,14 +38,13 @@ COSTS = (
 )
 BASELINES = ("dwconv", "conv")
 MARKS_NOTE = (
-    "A filter adapts to positions (spatial) if changing the input changes its effective filter "
-    "differently from position to position, to channels if differently from channel to channel. "
-    "The change is the figure behind the mark, relative; the paper is “Decoupled Dynamic Filter "
-    "Networks” (CVPR 2021)."
+    "A filter adapts to positions (spatial) if other content changes its effective filter "
+    "differently from position to position, to channels if differently from channel to channel: "
+    "the change is 0 if alike, about 1 if independently, and the mark is yes above 0.001. The "
+    "paper is “Decoupled Dynamic Filter Networks” (CVPR 2021)."
 )
-COST_NOTE = (
-    "Of the whole batch, medians over jobs. “× dwconv” and “× conv” are multiples of what the "
-    "static depth-wise and the static dense convolution need at the same shape."
+MULTIPLES_NOTE = (
+    "Multiples of what the static depth-wise and the static dense convolution need at that shape."
 )
 
 
@@ -54,12 +53,14 @@ def build(study: Study) -> Section | None:
     groups = find_groups(study)
     if not groups:
         return None
-    marks, costs = marks_table(groups), cost_table(groups)
+    multiples = multiples_table(groups)
     parts = [
         Box("found", _sentence(groups)),
-        Sheet("What adapts to what", marks),
-        Sheet("What it costs", costs),
+        Sheet("What adapts to what", marks_table(groups)),
+        Sheet("What it costs", cost_table(groups)),
     ]
+    if len(multiples.columns) > 1:
+        parts.append(Sheet("The costs as multiples of the static filters'", multiples))
     base = _base(groups, BASELINES[0])
     if base is not None:
         parts.append(_plot(groups, base))
@@ -74,13 +75,13 @@ def headline(study: Study) -> str | None:
 
 def find_groups(study: Study) -> list[Group]:
     """Whole layers whose adaptivity was measured, at one shape and not along an axis."""
-    return make_groups(
+    jobs = [
         job
         for job in study.profiles
         if job.get("adaptivity.spatial_adaptive") is not None
         and job.get("config.profile.vary") is None
-        and job.get("config.profile.part") in (None, "layer")
-    )
+    ]
+    return make_groups(jobs, ignoring=["config.profile.groups"])  # which are the filter's own
 
 
 def marks_table(groups: Sequence[Group]) -> Table:
@@ -103,16 +104,25 @@ def marks_table(groups: Sequence[Group]) -> Table:
 
 
 def cost_table(groups: Sequence[Group]) -> Table:
-    """Parameters, MACs, latency and memory, and each as a multiple of the baselines'."""
+    """Parameters, MACs, latency and memory."""
     columns = ["filter", *(name for _, name, _, _ in COSTS)]
-    columns += [f"{name.split(' (')[0]} × {base}" for base in BASELINES for _, name, _, _ in COSTS]
-    rows = []
-    for group in groups:
-        values = [number(group.median(leaf), spec, by) for leaf, _, spec, by in COSTS]
-        bases = [_base(groups, name) for name in BASELINES]
-        ratios = [compact(_multiple(group, base, leaf)) for base in bases for leaf, *_ in COSTS]
-        rows.append([group.name, *values, *ratios])
-    return Table(columns, rows, 1, COST_NOTE).without_empty()
+    rows = [
+        [group.name, *(number(group.median(leaf), spec, by) for leaf, _, spec, by in COSTS)]
+        for group in groups
+    ]
+    return Table(columns, rows, 1, "Of the whole batch, medians over jobs.").without_empty()
+
+
+def multiples_table(groups: Sequence[Group]) -> Table:
+    """Each cost as a multiple of the static filters'."""
+    short = [name.split(" (")[0] for _, name, _, _ in COSTS]
+    columns = ["filter", *(f"{name} × {base}" for base in BASELINES for name in short)]
+    bases = [_base(groups, name) for name in BASELINES]
+    rows = [
+        [group.name, *(compact(_multiple(group, b, leaf)) for b in bases for leaf, *_ in COSTS)]
+        for group in groups
+    ]
+    return Table(columns, rows, 1, MULTIPLES_NOTE).without_empty()
 
 
 def _marks(group: Group) -> tuple[bool, bool]:

@@ -87,17 +87,22 @@ def _summary(contrasts: Sequence[Contrast]) -> str:
     share = {0: "none", len(contrasts): "all"}.get(holds, str(holds))
     measured = counted(len(contrasts), "measured quantity", "measured quantities")
     others = listed([f"{verdict} ({n})" for verdict, n in verdicts.most_common()])
+    smaller = sum(contrast.always_smaller for contrast in contrasts)
     return (
         "As the network gets deeper, the gradient falls under sigmoid and not under filter "
-        f"normalization in {share} of {measured}{f'; else: {others}' if others else ''}."
+        f"normalization in {share} of {measured}{f'; else: {others}' if others else ''}. "
+        f"Sigmoid's is the smaller at every depth in {smaller} of {len(contrasts)}."
     )
 
 
 def _sentence(contrast: Contrast) -> str:
     sigmoid, normalized = contrast.sigmoid, contrast.normalized
+    ratios = contrast.ratios
+    ends = dict.fromkeys((min(ratios), max(ratios))) if ratios else ()
+    levels = listed([f"×{plain(ratios[d])} at {d} blocks" for d in ends]) or "no common depth"
     return (
         f"{_place(sigmoid)}: {contrast.verdict}. Under sigmoid {_course(sigmoid)}, under filter "
-        f"normalization {_course(normalized)}."
+        f"normalization {_course(normalized)}. Sigmoid's over filter normalization's: {levels}."
     )
 
 

@@ -20,7 +20,7 @@ from experiments.figures import (
     style,
 )
 from experiments.results import Job
-from experiments.sections.parts import Plot, Section
+from experiments.sections.parts import Item, Listing, Plot, Section
 from experiments.study import Study
 from experiments.summary import Group
 from experiments.wording import listed
@@ -31,9 +31,15 @@ MOST = 12
 
 def build(study: Study) -> Section | None:
     """A picture for each filter that was trained with filter normalization and with sigmoid."""
-    plots = [_plot(good, bad) for good, bad in pairs(study.groups)[:MOST]]
+    plots = [_plot(good, bad) for good, bad in pairs(study.groups)]
     found = [plot for plot in plots if plot is not None]
-    return Section("The gradient over training steps", found) if found else None
+    if not found:
+        return None
+    parts: list[Plot | Listing] = found[:MOST]
+    if found[MOST:]:
+        left_out = [Item(plot.name, plot.title) for plot in found[MOST:]]
+        parts.append(Listing("Not drawn, for there are too many to look at:", left_out))
+    return Section("The gradient over training steps", parts)
 
 
 def gradient_series(jobs: Sequence[Job]) -> dict[str, dict[int, list[float]]]:

@@ -36,6 +36,7 @@ AXES = {
 # What is varied on purpose; whatever else differs between jobs makes lines of their own.
 VARIED = ("config.profile.", "config.filter.groups", "config.filter.group_channels")
 SAVED, FORMULA = "memory.saved_bytes", "memory.formula_bytes"
+DDF_NOTE = " The groups of DDF are its heads: as published it has one, whatever its channels."
 # "Grows with": beyond this factor over the whole axis.
 GROWS = 1.05
 
@@ -152,6 +153,7 @@ def _sheet(axis: str, lines: Sequence[Line]) -> Sheet:
     values = sorted({value for line in lines for value in line.measured if value is not None})
     rows = [_cells(line, values) for line in lines]
     note = "Megabytes saved for backward, measured; growth is that from the first to the last."
+    note += DDF_NOTE if axis == "groups" else ""
     table = Table(["filter", *map(str, values), "growth (×)"], rows, 1, note)
     return Sheet(f"Saved (MB) against {_axis_label(axis)}", table)
 
@@ -168,13 +170,12 @@ def _draw(axes: Mapping[str, Sequence[Line]]) -> Figure:
     looks = {name: numbered_style(index) for index, name in enumerate(names)}
     columns = min(2, len(axes))
     rows = -(-len(axes) // columns)
-    figure, grid = panels(1.0 + 2.5 * rows, rows, columns, share="all")
+    figure, grid = panels(1.0 + 2.5 * rows, rows, columns, share=False)
     cells = [cell for line in grid for cell in line]
     for cell, (axis, lines) in zip(cells, axes.items(), strict=False):
         _draw_axis(cell, axis, lines, looks)
     for cell in cells[len(axes) :]:
         cell.set_visible(False)
-    log_scale(cells[0])
     for line in grid:
         line[0].set_ylabel("saved for backward (MB)")
     legend(figure, [marked_line_handle(look, label(name)) for name, look in looks.items()], 5)
@@ -188,6 +189,7 @@ def _draw_axis(axes: Axes, axis: str, lines: Sequence[Line], looks: Mapping[str,
         _draw_line(axes, line.measured, places, look, {"marker": look.marker, "ls": "", "ms": 5})
         _draw_line(axes, line.formula, places, look, {"ls": look.line, "lw": 1.4})
     doubling_scale(axes, places)
+    log_scale(axes)
     axes.set_xlabel(_axis_label(axis))
 
 

@@ -20,7 +20,7 @@ def build_not_finite(study: Study) -> Section | None:
         return None
     intro = (
         f"NaN/Inf: {counted(len(found), 'job')} had gradients that are no finite numbers. Medians "
-        "leave such steps out."
+        "leave such steps out." + (f" The first {MOST}:" if len(found) > MOST else "")
     )
     return Section("Not finite", [Listing(intro, [_not_finite(job) for job in found[:MOST]])])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments import claim
 from experiments.claim import BAD, Comparison
 from experiments.sections.parts import Box, Section, Sheet
-from experiments.study import Study, is_profile
+from experiments.study import Study
 from experiments.tables import Table
 from experiments.wording import points, ratio
 
@@ -64,7 +64,7 @@ def headline(study: Study) -> str | None:
 
 
 def _asked(study: Study) -> bool:
-    return any(job.activation == BAD and not is_profile(job) for job in study.sweep.jobs)
+    return any(job.activation == BAD and job.task == "train" for job in study.sweep.jobs)
 
 
 def _cells(c: Comparison) -> list[str]:

@@ -19,7 +19,8 @@ from dynfilters.commands.measuring import (
 )
 from dynfilters.commands.tables import Table
 from dynfilters.diagnostics.bandwidth import measure_bandwidth
-from dynfilters.diagnostics.profile import PARTS, Profile, profile_filter
+from dynfilters.diagnostics.profile import Profile, profile_filter
+from dynfilters.diagnostics.settings import PARTS
 
 _DESCRIPTION = """
 Times one filter, or its op alone on ready-made taps: percentiles of milliseconds, and the bytes

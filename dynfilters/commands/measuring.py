@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import dynfilters
-from dynfilters.diagnostics.profile import DTYPES, MEMORY_FORMATS
+from dynfilters.diagnostics.settings import DTYPES, MEMORY_FORMATS
 
 EXPONENTS = {"k": 3, "M": 6, "G": 9, "T": 12}
 

@@ -70,12 +70,14 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """The report on all that is there; a failed job makes the program fail."""
+        from experiments.index import refresh_index
         from experiments.report import build_report
 
         directory = Path(config.hydra.sweep.dir)
         try:
             note_end(directory)
             log.info("report: %s", build_report(directory, config.report.baseline))
+            refresh_index(directory)
         except Exception as error:
             log.exception("the report could not be built; to try again:")
             stop(f"{error}\npython -m experiments.report {directory}", SOME_FAILED)

@@ -229,7 +229,7 @@ def test_the_command_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None
     assert "fragile" in (tmp_path / "sweep" / "results.md").read_text()
     page = (tmp_path / "sweep" / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # that which sorts the tables
 
 
 @pytest.mark.parametrize(

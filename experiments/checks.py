@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from dynfilters.registry import UnknownNameError
 from experiments.confighash import canonical
 from experiments.data import check_data
 from experiments.files import check_room, check_writable
+from experiments.plugins import import_plugins
 from experiments.sizes import check_seconds
 from experiments.training import OPTIMIZERS
 
@@ -29,15 +29,6 @@ JOB_BYTES, REPORT_BYTES = 1_000_000, 20_000_000
 
 class CheckError(ValueError):
     """The configuration cannot run, and no job has been started."""
-
-
-def import_plugins(modules: Iterable[str]) -> None:
-    """Imports the user's modules, so that what they register has a name here."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise CheckError(f"plugins: cannot import {module!r}: {error}") from error
 
 
 def check_jobs(jobs: Iterable[DictConfig]) -> None:
@@ -59,10 +50,10 @@ def check_job(cfg: DictConfig) -> None:
     """`CheckError` if the job names something that does not exist, or a device that is absent."""
     if not re.fullmatch(r"\w[\w.-]*", str(cfg.name)):
         raise CheckError(f"name: expected letters, digits, '_', '.', '-', got {cfg.name!r}")
-    import_plugins(cfg.plugins)
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise CheckError(f"seed: expected a whole number of at least 0, got {cfg.seed!r}")
     try:
+        import_plugins(cfg.plugins)
         check_name("task", cfg.task, CHECKS)
         check_filter(cfg.filter)
         check_device(cfg.device)

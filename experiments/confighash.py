@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import dynfilters
+from experiments.plugins import import_plugins
 from experiments.sizes import fit_sizes
 
 # Where a job's output goes and how it shows its progress does not change its result.
@@ -91,6 +92,10 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if whole else value
 
 
-OmegaConf.register_new_resolver(
-    "config_hash", lambda *, _root_: config_hash(_root_), replace=True, use_cache=False
-)
+def _resolve(*, _root_: DictConfig) -> str:
+    # A worker process comes here first, to know the job's directory.
+    import_plugins(_root_.plugins)
+    return config_hash(_root_)
+
+
+OmegaConf.register_new_resolver("config_hash", _resolve, replace=True, use_cache=False)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynfilters.diagnostics import Latency, Profile, profile_filter
+from dynfilters.diagnostics import Latency, Profile, profile_filter, saved_bytes_formula
 from experiments.results import MEASURED
 
+SETTINGS = ("memory_format", "compile", "backward", "adaptivity")
 LATENCY = ("p20", "p50", "p80", "gbps", "share")
 ADAPTIVITY = ("spatial_adaptive", "channel_adaptive", "spatial_change", "channel_change")
 
@@ -19,21 +20,22 @@ def profile_job(
     """Measures; yields the fields of the result. Nothing else is written, nothing shown."""
     options, settings = dict(config["filter"]), config["profile"]
     name, size = options.pop("name"), settings["resolution"]
-    kept = ("part", "dtype", "memory_format", "compile", "backward", "adaptivity")
+    shape = (settings["batch"], settings["channels"], size, size)
+    what = {"options": options, "part": settings["part"], "dtype": settings["dtype"]}
     profile = profile_filter(
         name,
-        (settings["batch"], settings["channels"], size, size),
-        options=options,
+        shape,
         device=config["device"],
         min_run_time=settings["seconds"],
         seed=config["seed"],
-        **{key: settings[key] for key in kept},
+        **what,
+        **{key: settings[key] for key in SETTINGS},
     )
-    yield describe_profile(profile)
+    yield describe_profile(profile, saved_bytes_formula(name, shape, **what))
 
 
-def describe_profile(profile: Profile) -> dict[str, Any]:
-    """The measures as fields of the result, null where there is none."""
+def describe_profile(profile: Profile, formula_bytes: int | None) -> dict[str, Any]:
+    """The measures, and what memory should be, as fields: null where there is none."""
     adaptivity = profile.adaptivity
     return {
         "params": profile.params,
@@ -46,6 +48,7 @@ def describe_profile(profile: Profile) -> dict[str, Any]:
         "memory": {
             "saved_bytes": profile.memory.saved_bytes,
             "peak_bytes": profile.memory.peak_bytes,
+            "formula_bytes": formula_bytes,
         },
         "adaptivity": {key: getattr(adaptivity, key, None) for key in ADAPTIVITY},
     }

@@ -23,8 +23,6 @@ MEASURED = {
     "latency_ms": ("forward_p20", "forward_p50", "forward_p80", "backward_p50"),
     "memory": ("saved_bytes", "peak_bytes"),
 }
-# What a job did where its result does not say so: there was nothing else at first.
-DEFAULT_TASK = "train"
 # Over these first steps the networks are still alike, whatever their filters: later on a smaller
 # gradient may only mean a smaller loss.
 EARLY_STEPS = 20
@@ -103,7 +101,8 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
     for name, value in leaves.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidResultError(f"{name} is {value!r}, not a number")
-    trained = result["status"] == "ok" and result.get("task", DEFAULT_TASK) == "train"
+    # Old results do not say what the job did: there was nothing but training.
+    trained = result["status"] == "ok" and result.get("task", "train") == "train"
     if trained and result["metrics"].get("accuracy") is None:
         raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")
 
@@ -127,10 +126,6 @@ class Job:
     @property
     def ok(self) -> bool:
         return self.result["status"] == "ok"
-
-    @property
-    def task(self) -> str:
-        return self.result.get("task", DEFAULT_TASK)
 
     @property
     def filter(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from sweeps import ROOT, TINY, break_dwconv, make, run_main
 
-from experiments import ablate
+from experiments import ablate, job
 from experiments.callback import compose_jobs
 from experiments.checks import CheckError, check_job, check_place
 from experiments.confighash import canonical, config_hash
@@ -187,6 +188,17 @@ def test_an_interrupt_stops_the_sweep(tmp_path, monkeypatch, capfd) -> None:
     assert not list(tmp_path.rglob(RESULT))
 
 
+def test_a_sweep_that_breaks_off_says_how_to_go_on(tmp_path, monkeypatch, capfd) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "write_result", full)
+    assert run_main(monkeypatch, tmp_path, "-m", *TINY, "filter=dwconv", "seed=0") == 1
+    message = capfd.readouterr().err
+    assert "No space left on device" in message
+    assert "goes on where it stopped" in message
+
+
 PLUGIN = """
 import dynfilters
 
@@ -218,16 +230,6 @@ def test_the_command_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None
     page = (tmp_path / "sweep" / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
     assert page.count("<script") == 1  # that which sorts the tables
-
-
-def test_jobs_run_in_parallel_with_joblib(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = [sys.executable, "-m", "experiments.ablate", "-m", "launcher=joblib", *TINY]
-    command += ["filter=dwconv", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert len(list(tmp_path.glob(f"sweep/*/{RESULT}"))) == 2
-    assert (tmp_path / "sweep" / "report.html").exists()
 
 
 @pytest.mark.parametrize(

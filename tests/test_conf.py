@@ -105,12 +105,16 @@ def test_activation_covers_all_of_them_in_all_filters_and_in_both_branches() -> 
     assert len(shared) == len(activations) * 3
 
 
-def test_gradient_flow_reaches_from_4_to_50_blocks() -> None:
-    depths = {depth for (depth,) in swept("gradient_flow", "model.depth")}
-    assert (min(depths), max(depths)) == (4, 50)
+@pytest.mark.parametrize(
+    ("experiment", "residual", "deepest"),
+    [("gradient_flow", True, 50), ("gradient_flow_plain", False, 32)],
+)
+def test_gradient_flow_goes_deep_under_both_activations(experiment, residual, deepest) -> None:
+    depths = {depth for (depth,) in swept(experiment, "model.depth")}
+    assert (min(depths), max(depths)) == (4, deepest)
     settings = ("filter.activation", "model.depth", "model.residual", "seed")
-    wanted = product(("sigmoid", "filter_norm"), depths, (True, False), range(3))
-    assert swept("gradient_flow", *settings) == set(wanted)
+    wanted = product(("sigmoid", "filter_norm"), depths, (residual,), range(3))
+    assert swept(experiment, *settings) == set(wanted)
 
 
 def test_memory_varies_one_axis_at_a_time() -> None:

@@ -2,6 +2,7 @@
 
 from dynfilters.diagnostics.adaptivity import Adaptivity, measure_adaptivity
 from dynfilters.diagnostics.bandwidth import measure_bandwidth
+from dynfilters.diagnostics.closed_forms import saved_bytes_formula, saved_shapes
 from dynfilters.diagnostics.cost import count_macs, count_parameters
 from dynfilters.diagnostics.gradients import GradientProbe
 from dynfilters.diagnostics.latency import Latency, measure_latency
@@ -25,5 +26,7 @@ __all__ = [
     "measure_latency",
     "measure_memory",
     "profile_filter",
+    "saved_bytes_formula",
+    "saved_shapes",
     "summarize",
 ]

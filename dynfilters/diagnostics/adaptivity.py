@@ -28,7 +28,7 @@ class Adaptivity:
         spatial_change: how differently content changes the filters of two positions, the mean
             over all pairs: 0 if alike, about 1 if independently.
         channel_change: how differently it changes the filter of a channel and that of the
-            channel most like it, the mean over the channels.
+            channel most like it, the median over the channels.
         change: ‖F(x') − F(x)‖ / ‖F(x)‖ over everything, 0 for a static filter.
         positions: (row, column) in the output, where filters were looked at.
         change_by_position: relative change there, when all content changes.
@@ -70,17 +70,18 @@ def measure_adaptivity(
 
     - Spatial: the changes differ from position to position. What is pooled over all positions
       changes all filters alike. Of an upsampler the same place of different cells is compared.
-    - Channel: the changes differ from channel to channel, and no two channels change alike.
-      Those of one group of an involution do: it does not adapt to channels as long as a group has
-      more than one. Channels of x are compared as well as those of y.
+    - Channel: the changes differ from channel to channel, and most channels have no other one
+      that changes alike. Those of one group of an involution do: it does not adapt to channels
+      as long as a group has more than one. Channels of x are compared as well as those of y.
 
     Where the layer has `generate` and `apply_taps`, and they do what `forward` does, the taps are
     held by these two; their layout does not matter. Any other module cannot be kept from
     generating anew: F is then its Jacobian, which has the generator's derivative in it,
     Σ x·∂taps/∂x. The share of it that is the same for all pixels of x, as from average pooling,
-    is subtracted, and channels are compared while those looked at are zero, as far as the others
-    still change the filters; so the answer is exact for depth-wise filters and for pooled
-    dense ones. Of anything else it is that of the linearisation: ReLU adapts to both.
+    is subtracted, and channels are compared while those looked at are zero, if the others still
+    change all filters. So the answer is exact for depth-wise filters without a bias and for
+    dense ones from pooled content. Of anything else it is that of the linearisation: ReLU
+    adapts to both.
 
     A copy in float64 and evaluation mode is measured, so that the layer stays as it is, and the
     random state too; the answer depends on the weights: branches that are initialised to
@@ -116,7 +117,6 @@ def _compare(filters: EffectiveFilters, content: Content, generator: torch.Gener
     pairs = len(base) * (len(base) - 1)
     spatial = contrast(base, changed).sum().item() / pairs
     channel = _between_channels(*_silenced(filters, contents, base, changed))
-    by_channel = relative_change(base.transpose(0, 1), changed.transpose(1, 2))
     return Adaptivity(
         spatial_adaptive=spatial > THRESHOLD,
         channel_adaptive=channel > THRESHOLD,
@@ -127,7 +127,7 @@ def _compare(filters: EffectiveFilters, content: Content, generator: torch.Gener
         change_by_position=tuple(relative_change(base, changed).tolist()),
         local_change_by_position=tuple(relative_change(base, local).tolist()),
         channels=tuple(filters.channels),
-        change_by_channel=tuple(by_channel.tolist()),
+        change_by_channel=tuple(_by_channel(base, changed).tolist()),
         method="taps" if filters.holds else "jacobian",
     )
 
@@ -137,8 +137,8 @@ def _silenced(
 ) -> tuple[Tensor, Tensor]:
     """What channels are compared by: filters without the generator's derivative, if possible.
 
-    That is Σ x·∂taps/∂x, and vanishes with x. If the filters of silent channels do not change at
-    all, each is generated from its own channel alone, which cannot be silenced.
+    That is Σ x·∂taps/∂x, and vanishes with x. A channel whose filter does not change any more
+    while they are silent is filtered by what was generated from silent ones.
     """
     if filters.holds or 2 * len(filters.channels) > contents[0].x.shape[1]:
         return base, changed
@@ -147,7 +147,12 @@ def _silenced(
         content.x[:, filters.channels] = 0
     first, *rest = map(filters, silent)
     rest = torch.stack(rest)
-    return (first, rest) if _overall(first, rest) > ROUNDING else (base, changed)
+    lost = (_by_channel(base, changed) > ROUNDING) & (_by_channel(first, rest) <= ROUNDING)
+    return (base, changed) if lost.any() else (first, rest)
+
+
+def _by_channel(base: Tensor, changed: Tensor) -> Tensor:
+    return relative_change(base.transpose(0, 1), changed.transpose(1, 2))
 
 
 def _overall(base: Tensor, changed: Tensor) -> float:

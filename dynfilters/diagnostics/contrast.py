@@ -10,13 +10,13 @@ ROUNDING = 1e-10
 
 
 def relative_change(base: Tensor, changed: Tensor) -> Tensor:
-    """‖changed − base‖ / ‖base‖ of each filter, ∞ where base is zero and changed is not.
+    """‖changed − base‖ / ‖base‖ of each filter: ∞ where base alone is zero, NaN of NaN.
 
     Shapes: base (n, *), changed (m, n, *): m contents → (n,).
     """
     size = base.flatten(1).norm(dim=1) * len(changed) ** 0.5
     delta = (changed - base).transpose(0, 1).flatten(1).norm(dim=1)
-    return torch.where(delta > 0, delta / size, 0.0)
+    return torch.where(delta == 0, 0.0, delta / size)
 
 
 def contrast(base: Tensor, changed: Tensor) -> Tensor:

@@ -16,18 +16,9 @@ from dynfilters.diagnostics.cost import count_macs, count_parameters
 from dynfilters.diagnostics.latency import Latency, measure_latency
 from dynfilters.diagnostics.memory import Memory, measure_memory
 from dynfilters.diagnostics.randomness import seeded
+from dynfilters.diagnostics.settings import DTYPES, MEMORY_FORMATS, PARTS, check_shape
 from dynfilters.filters import create_filter
 from dynfilters.nn import DynamicFilter, Taps
-
-DTYPES = {
-    str(t).removeprefix("torch."): t
-    for t in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-}
-MEMORY_FORMATS = {
-    "contiguous": torch.contiguous_format,
-    "channels_last": torch.channels_last,
-}
-PARTS = ("layer", "op")
 
 
 @dataclass(frozen=True)
@@ -201,9 +192,7 @@ def _bytes(tensor: Tensor) -> int:
 def _check(
     shape: Sequence[int], part: str, device: str | torch.device, dtype: str, memory_format: str
 ) -> tuple[tuple[int, int, int, int], torch.device]:
-    sizes = tuple(shape)
-    if len(sizes) != 4 or not all(isinstance(n, int) and n >= 1 for n in sizes):
-        raise ValueError(f"shape: expected positive (B, C, H, W), got {shape!r}")
+    sizes = check_shape(shape)
     check_choice("part", part, PARTS)
     check_choice("dtype", dtype, tuple(DTYPES))
     check_choice("memory_format", memory_format, tuple(MEMORY_FORMATS))

@@ -40,8 +40,10 @@ def ratio(interval: Interval | None) -> str:
     """An estimated ratio, with its interval where there is one."""
     if interval is None:
         return NOTHING
-    text = f"{interval.estimate:.3g}"
-    return f"{text} ({interval.low:.3g} to {interval.high:.3g})" if interval.known else text
+    text = compact(interval.estimate)
+    return (
+        f"{text} ({compact(interval.low)} to {compact(interval.high)})" if interval.known else text
+    )
 
 
 def points(interval: Interval | None) -> str:

@@ -18,6 +18,7 @@ from experiments.sections import (
     branches,
     build_sections,
     depth,
+    depth_plots,
     find_headline,
     memory,
     resolution,
@@ -57,15 +58,20 @@ def test_depth_confirms_where_sigmoid_falls_and_the_norm_does_not() -> None:
     box = box_of(section)
     assert box.verdict == "confirmed"
     assert "in all of 3 measured quantities. Sigmoid's is the smaller at every" in box.headline
-    assert box.text[0].startswith(
-        "ddf, spatial branch, transmission: holds. Under sigmoid it falls"
-    )
-    (rows,) = tables_of(section).values()
+    assert box.text == [
+        "holds: transmission, gradient norm per block and branch over trunk (ddf, spatial branch)."
+    ]
+    contrasts, rows = tables_of(section).values()
+    first = contrasts[0]
+    assert (first["quantity"], first["verdict"]) == ("transmission", "holds")
+    assert first["ratio in the shallowest"] == f"{0.9**4:.3g}"
+    assert first["ratio in the deepest"] == f"{0.9**16:.3g}"
+    assert first["filter_norm, × per 10 blocks (95 % CI)"].startswith("1 (")
     found = next(r for r in rows if (r["activation"], r["quantity"]) == ("sigmoid", "transmission"))
     assert found["with depth"] == "falls"
     assert found["in the shallowest"] == f"{0.5 * 0.9**4:.3g}"
     assert found["in the deepest"] == f"{0.5 * 0.9**16:.3g}"
-    assert found["factor per 10 blocks (95 % CI)"].startswith(f"{0.9**10:.3g} (")
+    assert found["× per 10 blocks (95 % CI)"].startswith(f"{0.9**10:.3g} (")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,10 @@ def test_depth_is_mixed_where_one_quantity_differs() -> None:
     box = box_of(depth.build(study_of(jobs)))
     assert box.verdict == "mixed"
     assert "in 2 of 3 measured quantities; else: sigmoid's does not fall (1)." in box.headline
-    assert "transmission: sigmoid's does not fall. Under sigmoid it hardly changes" in box.text[0]
+    assert box.text == [
+        "sigmoid's does not fall: transmission (ddf, spatial branch).",
+        "holds: gradient norm per block and branch over trunk (ddf, spatial branch).",
+    ]
 
 
 def test_depth_with_one_seed_or_one_activation_claims_nothing() -> None:
@@ -117,18 +126,18 @@ def test_depth_draws_networks_and_layers(tmp_path: Path) -> None:
     networks, layers = section.plots()
     assert (networks.name, layers.name) == ("depth_ddf", "layers_ddf")
     assert "in the network of 16 blocks" in layers.title
-    assert "Falling: ddf, spatial branch, transmission with sigmoid" in networks.alt
+    assert "Falling: spatial branch, transmission, with sigmoid" in networks.alt
     assert all(min(size_of(plot)) > 400 for plot in (networks, layers))
 
 
 def test_layers_are_numbered_in_order_and_damaged_files_left_out(tmp_path: Path) -> None:
     (tmp_path / LAYERS).write_text(layers_csv(3))
-    values = depth._layer_values(Job(result(), tmp_path))
+    values = depth_plots._layer_values(Job(result(), tmp_path))
     found = [(place, value) for quantity, _, place, value in values if quantity == "transmission"]
     assert found == [(1, 0.5), (2, 0.25), (3, 0.125)]
     for damage in ("", "layer,branch\n1,spatial", "\0", layers_csv(2).replace("0.5", "much")):
         (tmp_path / LAYERS).write_text(damage)
-        assert depth._layer_values(Job(result(), tmp_path)) == []
+        assert depth_plots._layer_values(Job(result(), tmp_path)) == []
 
 
 # --- memory

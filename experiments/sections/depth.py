@@ -1,35 +1,19 @@
-"""Gradient flow: the gradient against the depth of the network, and inside the deepest one."""
+"""Gradient flow: whether the gradient falls with the depth of the network, and under what."""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from experiments.claim import BRANCHES
-from experiments.figures import (
-    Series,
-    activation_legend,
-    bands,
-    file_name,
-    log_scale,
-    marked_line_handle,
-    panels,
-    style,
-)
-from experiments.results import LAYERS, Job
-from experiments.sections.parts import Box, Plot, Section, Sheet
-from experiments.study import Study, by_depth
-from experiments.summary import Group, make_groups
+from experiments.sections.depth_plots import inside_deepest, over_networks
+from experiments.sections.parts import Box, Section, Sheet
+from experiments.study import Study
 from experiments.tables import Table
-from experiments.trends import BLOCKS, DEPTH, Contrast, Trend, find_contrasts, find_trends
-from experiments.wording import compact, counted, listed, plain, ratio
+from experiments.trends import BLOCKS, Contrast, Trend, find_contrasts, find_trends
+from experiments.wording import NOTHING, compact, counted, listed, ratio
 
-COLUMNS = (
+FACTOR = f"× per {BLOCKS} blocks (95 % CI)"
+TREND_COLUMNS = (
     "filter",
     "activation",
     "branch",
@@ -37,17 +21,31 @@ COLUMNS = (
     "with depth",
     "in the shallowest",
     "in the deepest",
-    f"factor per {BLOCKS} blocks (95 % CI)",
+    FACTOR,
 )
-NOTE = (
+TREND_NOTE = (
     "Medians over training steps, then over seeds. Transmission: gradient norm just before the "
     "activation over that just after it, mean over layers. Gradient norm per block: that of all "
     "parameters of the branch, over the root of the number of blocks. Branch over trunk: gradient "
-    "norms of the branch's and of all other parameters. The factor is that of the least-squares "
-    "line through ln(value) against depth, seed by seed, with Student's interval over seeds."
+    "norms of the branch's and of all other parameters. “× per 10 blocks” is from the line of "
+    "least squares through ln(value) against depth, seed by seed, with Student's interval over "
+    "seeds."
 )
-# Of layers.csv: what is drawn against the layer's depth, and how its axis is called.
-BY_LAYER = {"transmission": "transmission", "grad_norm": "gradient norm (L2)"}
+CONTRAST_COLUMNS = (
+    "filter",
+    "branch",
+    "quantity",
+    "verdict",
+    f"sigmoid, {FACTOR}",
+    f"filter_norm, {FACTOR}",
+    "ratio in the shallowest",
+    "ratio in the deepest",
+)
+CONTRAST_NOTE = (
+    "Holds: falls under sigmoid, does not fall under filter normalization, and the difference of "
+    "the slopes, seed by seed, is beyond doubt (95 %). The ratio is sigmoid's over filter "
+    "normalization's, of medians over seeds."
+)
 
 
 def build(study: Study) -> Section | None:
@@ -55,11 +53,16 @@ def build(study: Study) -> Section | None:
     trends = find_trends(study.trained)
     if not trends:
         return None
-    parts = [_box(find_contrasts(trends))]
+    contrasts = find_contrasts(trends)
+    parts: list = [_box(contrasts)]
+    if contrasts:
+        rows = [_contrast_cells(contrast) for contrast in contrasts]
+        table = Table(CONTRAST_COLUMNS, rows, 4, CONTRAST_NOTE)
+        parts.append(Sheet("Sigmoid against filter normalization, with depth", table))
     for name in dict.fromkeys(trend.filter for trend in trends):
-        parts.append(_over_networks([trend for trend in trends if trend.filter == name]))
-        parts += _inside_deepest(study.trained, name)
-    table = Table(COLUMNS, [_cells(trend) for trend in trends], 5, NOTE)
+        parts.append(over_networks([trend for trend in trends if trend.filter == name]))
+        parts += inside_deepest(study.trained, name)
+    table = Table(TREND_COLUMNS, [_trend_cells(trend) for trend in trends], 5, TREND_NOTE)
     return Section("Gradient flow", [*parts, Sheet("Change with depth", table)])
 
 
@@ -73,12 +76,14 @@ def _box(contrasts: Sequence[Contrast]) -> Box:
     if not contrasts:
         text = "Depth was varied, but not under both sigmoid and filter normalization."
         return Box("not measured", text)
-    verdicts = {contrast.verdict for contrast in contrasts}
-    verdict = "confirmed" if verdicts == {"holds"} else "mixed"
-    if not verdicts & {"holds", "undecided"}:
-        verdict = "refuted"
-    aside = f"Factors per {BLOCKS} blocks, with 95 % intervals over seeds:"
-    return Box(verdict, _summary(contrasts), [_sentence(contrast) for contrast in contrasts], aside)
+    found: dict[str, list[Contrast]] = {}
+    for contrast in contrasts:
+        found.setdefault(contrast.verdict, []).append(contrast)
+    overall = "confirmed" if set(found) == {"holds"} else "mixed"
+    if not found.keys() & {"holds", "undecided"}:
+        overall = "refuted"
+    where = [f"{verdict}: {_places(of)}." for verdict, of in found.items()]
+    return Box(overall, _summary(contrasts), where)
 
 
 def _summary(contrasts: Sequence[Contrast]) -> str:
@@ -95,130 +100,23 @@ def _summary(contrasts: Sequence[Contrast]) -> str:
     )
 
 
-def _sentence(contrast: Contrast) -> str:
+def _places(contrasts: Sequence[Contrast]) -> str:
+    found: dict[str, list[str]] = {}
+    for trend in (contrast.sigmoid for contrast in contrasts):
+        place = f"{trend.filter}, {trend.branch} branch"
+        found.setdefault(place, []).append(trend.quantity)
+    return "; ".join(f"{listed(quantities)} ({place})" for place, quantities in found.items())
+
+
+def _contrast_cells(contrast: Contrast) -> list[str]:
     sigmoid, normalized = contrast.sigmoid, contrast.normalized
-    ratios = contrast.ratios
-    ends = dict.fromkeys((min(ratios), max(ratios))) if ratios else ()
-    levels = listed([f"×{plain(ratios[d])} at {d} blocks" for d in ends]) or "no common depth"
-    return (
-        f"{_place(sigmoid)}: {contrast.verdict}. Under sigmoid {_course(sigmoid)}, under filter "
-        f"normalization {_course(normalized)}. Sigmoid's over filter normalization's: {levels}."
-    )
+    ratios = list(contrast.ratios.values())
+    ends = (compact(ratios[0]), compact(ratios[-1])) if ratios else (NOTHING, NOTHING)
+    names = [sigmoid.filter, sigmoid.branch, sigmoid.quantity, contrast.verdict]
+    return [*names, ratio(sigmoid.factor), ratio(normalized.factor), *ends]
 
 
-def _course(trend: Trend) -> str:
-    """The change in words, and in numbers."""
-    factor = trend.factor
-    span = f" ({plain(factor.low)} to {plain(factor.high)})" if factor.known else ""
-    return f"it {_verb(trend.change)}, ×{plain(factor.estimate)}{span}"
-
-
-def _verb(change: str) -> str:
-    spelled = {"no clear change": "does not clearly change", "one seed": "has one seed alone"}
-    return spelled.get(change, change)
-
-
-def _place(trend: Trend) -> str:
-    return f"{trend.filter}, {trend.branch} branch, {trend.quantity}"
-
-
-def _cells(trend: Trend) -> list[str]:
+def _trend_cells(trend: Trend) -> list[str]:
     first, last = (compact(end) for end in trend.ends)
-    names = [trend.filter, trend.activation or "–", trend.branch, trend.quantity, trend.change]
+    names = [trend.filter, trend.activation or NOTHING, trend.branch, trend.quantity, trend.change]
     return [*names, first, last, ratio(trend.factor)]
-
-
-def _over_networks(trends: Sequence[Trend]) -> Plot:
-    name = trends[0].filter
-    falling = [f"{_place(t)} with {t.activation}" for t in trends if t.change == "falls"]
-    return Plot(
-        f"depth_{file_name(name)}",
-        f"Gradient against the network's depth: {name}",
-        "Lines are medians over seeds, bands reach from the smallest seed to the largest. "
-        "Logarithmic scale: a straight line is an exponential.",
-        "Transmission and gradient norm against the number of blocks, a panel for each branch, a "
-        f"line for each activation. Falling: {listed(falling) or 'none clearly'}.",
-        lambda: _draw_networks(trends),
-    )
-
-
-def _draw_networks(trends: Sequence[Trend]) -> Figure:
-    """Transmission above, gradient norm below; a column for each branch, the trunk's the last."""
-    rows = ("transmission", "gradient norm per block")
-    series = {
-        (t.quantity, t.branch, t.activation): {d: list(of.values()) for d, of in t.values.items()}
-        for t in trends
-    }
-    return _draw_grid(series, rows, dict(zip(rows, rows, strict=True)), "blocks of the network")
-
-
-def _inside_deepest(jobs: Sequence[Job], name: str) -> list[Plot]:
-    """A picture by layer, if the deepest networks left a `layers.csv`."""
-    groups = [g for g in make_groups(jobs, ignoring=[DEPTH]) if g.name == name]
-    deepest = max(depth for group in groups for depth in by_depth(group.jobs))
-    series = _layer_series(groups, deepest)
-    if not series:
-        return []
-    plot = Plot(
-        f"layers_{file_name(name)}",
-        f"Gradient by layer, in the network of {deepest} blocks: {name}",
-        "Medians over training steps. Lines are medians over seeds, bands reach from the smallest "
-        "seed to the largest. Layer 1 is next to the image, the last next to the loss.",
-        f"Transmission and gradient norm of each of the {deepest} filter layers, a panel for each "
-        "branch, a line for each activation.",
-        lambda: _draw_grid(series, list(BY_LAYER), BY_LAYER, "layer, from the input"),
-    )
-    return [plot]
-
-
-def _layer_series(groups: Iterable[Group], depth: int) -> dict[tuple, Series]:
-    """(quantity, branch, activation) → place of the layer → values over seeds."""
-    found: dict[tuple, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for group in groups:
-        for job in by_depth(group.jobs).get(depth, []):
-            for quantity, branch, place, value in _layer_values(job):
-                found[quantity, branch, group.activation][place].append(value)
-    return found
-
-
-def _layer_values(job: Job) -> list[tuple[str, str, int, float]]:
-    """quantity, branch, place among the branch's layers, value; nothing from a damaged file."""
-    try:
-        with open(job.directory / LAYERS, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("branch") in BRANCHES]
-        order: dict[str, dict[str, int]] = defaultdict(dict)
-        for row in rows:
-            of = order[row["branch"]]
-            of.setdefault(row["layer"], len(of) + 1)
-        named = [(r["quantity"], r["branch"], order[r["branch"]][r["layer"]], r) for r in rows]
-        values = [(*names, float(r["median"])) for *names, r in named if names[0] in BY_LAYER]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error):
-        return []
-    return [found for found in values if math.isfinite(found[-1]) and found[-1] > 0]
-
-
-def _draw_grid(
-    series: Mapping[tuple, Series], rows: Sequence[str], titles: Mapping[str, str], x: str
-) -> Figure:
-    """A row for each quantity, a column for each branch; `series` as `_layer_series` gives it."""
-    branches = [b for b in (*BRANCHES, "trunk") if any(b == branch for _, branch, _ in series)]
-    rows = [quantity for quantity in rows if any(quantity == of for of, _, _ in series)]
-    figure, grid = panels(0.9 + 2.2 * len(rows), len(rows), len(branches))
-    for quantity, line in zip(rows, grid, strict=True):
-        for branch, axes in zip(branches, line, strict=True):
-            lines = {a: of for (q, b, a), of in series.items() if (q, b) == (quantity, branch)}
-            _draw_panel(axes, lines)
-            axes.set_title(f"{branch}{' branch' if branch in BRANCHES else ' (static weights)'}")
-            axes.set_xlabel(x)
-        shown = next(axes for axes in line if axes.get_visible())
-        shown.set_ylabel(f"{titles[quantity]}\n(log scale)")
-        log_scale(shown)
-    activation_legend(figure, (activation for _, _, activation in series), marked_line_handle)
-    return figure
-
-
-def _draw_panel(axes: Axes, lines: Mapping[str | None, Series]) -> None:
-    if not lines:
-        axes.set_visible(False)
-    for activation, of in lines.items():
-        bands(axes, of, style(activation), marked=True)

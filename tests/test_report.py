@@ -132,10 +132,11 @@ def test_whatever_comes_from_files_is_text(tmp_path: Path) -> None:
         lambda path: path.write_text("[" * 100_000),
         lambda path: path.write_text(path.read_text().replace("0.96", "NaN")),
         lambda path: path.write_text(path.read_text().replace("0.96", '"0.96"')),
+        lambda path: path.write_text(path.read_text().replace("{", '{"task": "dig",', 1)),
         lambda path: path.write_bytes(b"\xff\xfe\x00"),
         lambda path: (path.unlink(), path.mkdir()),
     ],
-    ids=["missing", "empty", "cut", "list", "deep", "NaN", "string", "binary", "directory"],
+    ids=["missing", "empty", "cut", "list", "deep", "NaN", "string", "task", "binary", "directory"],
 )
 def test_a_damaged_result_is_named_and_the_rest_reported(tmp_path: Path, damage) -> None:
     save(tmp_path, full_sweep(), CURVE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_activation_yamls_are_those_of_the_registry() -> None:
 def test_every_experiment_carries_its_command(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert f"# python -m experiments.ablate -m experiment={path.stem}" in comments
+    assert re.search(r"minutes?\b|Seconds", " ".join(comments)), "how long does it take?"
 
 
 def test_the_default_sweep_is_the_ablation_and_covers_the_claim() -> None:

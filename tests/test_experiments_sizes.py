@@ -12,6 +12,7 @@ import dynfilters
 from benchmarks.cases import CHANNELS, GRIDS
 from experiments.checks import CheckError, check_job
 from experiments.confighash import WITHOUT_EFFECT, canonical, config_hash
+from experiments.job import name_activation
 
 
 def sizes(*overrides: str) -> dict[str, Any]:
@@ -157,3 +158,25 @@ def test_a_profile_that_cannot_be_measured_is_refused_by_name(overrides, message
     with pytest.raises(CheckError) as error:
         check_job(make("task=profile", *overrides))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["activation=tanh"], "tanh"),
+        (["filter=dwconv"], None),
+        (["filter=involution"], "identity"),
+        (["filter.spatial_activation=tanh"], "tanh / filter_norm"),
+        (["filter.spatial_activation=tanh", "filter.channel_activation=tanh"], "tanh"),
+        (["filter=ddf_channel", "filter.channel_activation=tanh"], "tanh"),
+    ],
+    ids=str,
+)
+def test_the_activation_of_a_result_names_both_where_they_differ(overrides, name) -> None:
+    assert name_activation(canonical(make(*overrides))["filter"]) == name
+
+
+def test_branches_with_the_same_activation_are_as_if_it_had_been_asked_for() -> None:
+    branches = [f"filter.{branch}_activation=tanh" for branch in ("spatial", "channel")]
+    assert config_hash(make(*branches)) == config_hash(make("activation=tanh"))
+    assert config_hash(make(*branches[:1])) != config_hash(make("activation=tanh"))

@@ -317,7 +317,7 @@ def test_every_nth_step_is_recorded_and_the_hooks_sleep_in_between():
         for step in range(7):
             model(torch.ones(1, 1, 2, dtype=torch.float64)).backward()
             watch = probe._branches["", "spatial"]
-            calls.append(bool(watch.scalars))
+            calls.append(bool(watch.tally.noted()))
             assert watch.active == (step % 3 == 0)
             probe.step()
     assert calls == [True, False, False, True, False, False, True]
@@ -332,7 +332,8 @@ def test_backward_after_its_step_adds_nothing():
         probe.step()
         late.backward()
         probe.step()
-        probe.step()
+        with pytest.warns(UserWarning, match="none of their forwards was seen"):
+            probe.step()
     assert values(probe, quantity="taps_grad_norm") == []
 
 
@@ -421,9 +422,9 @@ def test_one_transfer_a_recorded_step(monkeypatch):
     transfers = []
     to_host = diagnostics.parameters.to_host
 
-    def counting(scalars):
-        transfers.append(len(scalars))
-        return to_host(scalars)
+    def counting(vectors):
+        transfers.append(len(vectors))
+        return to_host(vectors)
 
     monkeypatch.setattr(diagnostics.parameters, "to_host", counting)
     monkeypatch.setattr(diagnostics.gradients, "to_host", counting)

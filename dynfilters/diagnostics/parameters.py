@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dynfilters.diagnostics.taps import find_branches, norm
+from dynfilters.diagnostics.spread import norm
+from dynfilters.diagnostics.taps import find_branches, named_layers
 
 Group = tuple[str, str]  # layer, branch
 
@@ -27,8 +29,7 @@ def branch_parameters(model: nn.Module) -> dict[Group, list[nn.Parameter]]:
         raise ValueError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     candidates = [((layer, name), b.parameters()) for layer, name, b in find_branches(model)]
     candidates += [
-        ((path, "trunk"), module.parameters(recurse=False))
-        for path, module in model.named_modules()
+        ((path, "trunk"), module.parameters(recurse=False)) for path, module in named_layers(model)
     ]
     taken: set[int] = set()
     groups: dict[Group, list[nn.Parameter]] = {}
@@ -43,8 +44,9 @@ def branch_parameters(model: nn.Module) -> dict[Group, list[nn.Parameter]]:
 class ParameterWatch:
     """Norms of gradients, weights and updates of `groups`, in the order of their parameters.
 
-    Scalars are keyed by (name, index of the parameter): "grad", "nonzero", "weight", and, if
-    `remember` was called, "update" and "previous", norms of w_t − w_{t−1} and of w_{t−1}.
+    Columns are "grad", "nonzero", "weight", and, if `remember` was called, "update" and
+    "previous", the norms of w_t − w_{t−1} and of w_{t−1}. Of the first two only parameters that
+    have a gradient have an entry.
     """
 
     def __init__(self, groups: dict[Group, list[nn.Parameter]]) -> None:
@@ -52,6 +54,7 @@ class ParameterWatch:
         self.parameters = [p for parameters in groups.values() for p in parameters]
         self._previous: list[Tensor] = []
         self._previous_norms: list[Tensor] = []
+        self._with_gradient: list[int] = []
 
     @torch.no_grad()
     def remember(self) -> None:
@@ -67,42 +70,42 @@ class ParameterWatch:
         self._previous, self._previous_norms = [], []
 
     @torch.no_grad()
-    def measure(self) -> dict[tuple[str, int], Tensor]:
-        """All scalars, on the device. Uses the copy of the weights up as scratch space."""
+    def measure(self) -> dict[str, Tensor]:
+        """All columns, on the device. Uses the copy of the weights up as scratch space."""
         gradients = self._gradients()
+        self._with_gradient = list(gradients)
         columns = {
-            "grad": dict(zip(gradients, _norms(list(gradients.values())), strict=True)),
-            "nonzero": {i: torch.count_nonzero(g) for i, g in gradients.items()},
-            "weight": dict(enumerate(_norms(self.parameters))),
+            "grad": _norms(list(gradients.values())),
+            "nonzero": [torch.count_nonzero(g) for g in gradients.values()],
+            "weight": _norms(self.parameters),
         }
         if self._previous:
-            columns["previous"] = dict(enumerate(self._previous_norms))
+            columns["previous"] = self._previous_norms
             torch._foreach_sub_(self._previous, self.parameters)
-            columns["update"] = dict(enumerate(_norms(self._previous)))
-        return {(name, i): s for name, column in columns.items() for i, s in column.items()}
+            columns["update"] = _norms(self._previous)
+        return {name: gather(scalars) for name, scalars in columns.items() if scalars}
 
     def quantities(
-        self, scalars: dict[tuple[str, int], float], grad_scale: float
+        self, columns: dict[str, list[float]], grad_scale: float
     ) -> dict[tuple[str, str, str], float]:
-        """(layer, branch, quantity) → value, from the scalars of `measure` on the host."""
-        nonfinite = self._count_nonfinite(scalars)
+        """(layer, branch, quantity) → value, from the columns of `measure` on the host."""
+        norms = dict(zip(self._with_gradient, columns.get("grad", ()), strict=True))
+        nonzero = dict(zip(self._with_gradient, columns.get("nonzero", ()), strict=True))
+        nonfinite = self._count_nonfinite(norms)
         found: dict[tuple[str, str, str], float] = {}
         start = 0
         for group, parameters in self.groups.items():
             indices = range(start, start + len(parameters))
             start = indices.stop
-            column = {
-                name: [scalars[name, i] for i in indices if (name, i) in scalars]
-                for name in ("grad", "nonzero", "weight", "update", "previous")
-            }
-            if column["grad"]:
-                entries = sum(self.parameters[i].numel() for i in indices if ("grad", i) in scalars)
-                found[(*group, "grad_norm")] = math.hypot(*column["grad"]) / grad_scale
-                found[(*group, "zero_share")] = 1 - sum(column["nonzero"]) / entries
-                found[(*group, "nonfinite")] = sum(nonfinite.get(i, 0) for i in indices)
-            found[(*group, "weight_norm")] = math.hypot(*column["weight"])
-            if previous := math.hypot(*column["previous"]):
-                found[(*group, "update_ratio")] = math.hypot(*column["update"]) / previous
+            if trained := [i for i in indices if i in norms]:
+                size = sum(self.parameters[i].numel() for i in trained)
+                found[(*group, "grad_norm")] = math.hypot(*(norms[i] for i in trained)) / grad_scale
+                found[(*group, "zero_share")] = 1 - sum(nonzero[i] for i in trained) / size
+                found[(*group, "nonfinite")] = sum(nonfinite.get(i, 0) for i in trained)
+            own = slice(indices.start, indices.stop)
+            found[(*group, "weight_norm")] = math.hypot(*columns["weight"][own])
+            if previous := math.hypot(*columns.get("previous", ())[own]):
+                found[(*group, "update_ratio")] = math.hypot(*columns["update"][own]) / previous
         return found
 
     def _gradients(self) -> dict[int, Tensor]:
@@ -110,20 +113,31 @@ class ParameterWatch:
         return {i: g.to_dense() if g.is_sparse else g for i, g in gradients if g is not None}
 
     @torch.no_grad()
-    def _count_nonfinite(self, scalars: dict[tuple[str, int], float]) -> dict[int, float]:
+    def _count_nonfinite(self, norms: dict[int, float]) -> dict[int, float]:
         """By parameter; only where a norm says that there are some, to spare the usual step."""
         gradients = self._gradients()
-        suspects = [i for i in gradients if not math.isfinite(scalars["grad", i])]
-        counts = to_host([gradients[i].isfinite().logical_not().sum() for i in suspects])
-        return dict(zip(suspects, counts, strict=True))
+        suspects = [i for i, norm in norms.items() if not math.isfinite(norm)]
+        counts = [gradients[i].isfinite().logical_not().sum() for i in suspects]
+        if not counts:
+            return {}
+        return dict(zip(suspects, *to_host([gather(counts)]), strict=True))
 
 
-def to_host(scalars: Sequence[Tensor]) -> list[float]:
-    """The values of scalar tensors of any real type and device, in one transfer."""
+def gather(scalars: Sequence[Tensor]) -> Tensor:
+    """Scalar tensors of any real type and device as one vector in float64 on the first's."""
     if not scalars:
-        return []
+        return torch.empty(0, dtype=torch.float64)
     device = scalars[0].device
-    return torch.stack([scalar.to(device) for scalar in scalars]).tolist()
+    if any(scalar.device != device for scalar in scalars):
+        scalars = [scalar.to(device) for scalar in scalars]
+    return torch.stack(list(scalars)).double()
+
+
+def to_host(vectors: Sequence[Tensor]) -> list[list[float]]:
+    """The values of vectors in float64 on any device, in one transfer."""
+    device = next((v.device for v in vectors if v.device.type != "cpu"), torch.device("cpu"))
+    together = iter(torch.cat([vector.to(device) for vector in vectors]).tolist())
+    return [list(itertools.islice(together, len(vector))) for vector in vectors]
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:

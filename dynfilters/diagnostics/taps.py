@@ -1,16 +1,33 @@
-"""The part of the probe that hooks: what one branch does to the gradient in its taps."""
+"""The part of the probe that hooks: what one branch does to its taps and to their gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dynfilters.nn import DynamicFilter
+from dynfilters.diagnostics import spread
+from dynfilters.diagnostics.tally import Tally, add_in_place
+from dynfilters.nn import DynamicFilter, ExpertsBranch, FilterNorm, TapsBranch
+from dynfilters.nn.fusion import keeps
 
-SATURATION_MARGIN = 0.05
+_GRADIENTS = ("taps", "before", "after")
+# quantity → how its total is made, and whether it is the root of the mean
+_MEASURES = {
+    "before_rms": ("squares", True),
+    "after_rms": ("squares", True),
+    "saturated": ("sum", False),
+    "routing_entropy": ("sum", False),
+    "taps_variance_samples": ("squares", False),
+    "taps_variance_positions": ("squares", False),
+}
+_INVERSE = "largest_inverse_std"  # of raw taps
+# Where a model that `torch.compile` has wrapped has its own modules.
+_COMPILED = "_orig_mod"
 
 
 def find_branches(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
@@ -19,90 +36,157 @@ def find_branches(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     layer is the filter's path in the model, "" for the model itself. A filter that stands at
     several places comes once, under its first path.
     """
-    for path, module in model.named_modules():
+    for path, module in named_layers(model):
         if isinstance(module, DynamicFilter):
             for name, branch in module.branches.items():
                 yield path, name, branch
 
 
+def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` by the paths that they have without `torch.compile`."""
+    for path, module in model.named_modules():
+        yield ".".join(part for part in path.split(".") if part != _COMPILED), module
+
+
 class BranchWatch:
-    """Scalars of what passed through one branch since the last `clear`.
+    """What passed through one branch since the last `clear`, in `tally`.
 
-    - "taps": norm of the gradient in what the branch returns (the first item of a tuple);
-    - "before", "after": norm of the gradient on either side of its `activation`;
-    - "saturated": how many of `outputs` outputs of a sigmoid are within 0.05 of 0 or 1.
+    - "taps": norms of the gradient in what the branch returns (the first of a tuple);
+    - "before", "after": norms of the gradient on either side of its `activation`;
+    - the others: measures of `spread`, each weighted by the number of values that it is of.
 
-    Several forwards (accumulation, a layer used twice) are as one long tensor: squared norms
-    and counts add. Forwards under `torch.no_grad` (validation) do not count. While `active` is
-    false, each hook is one comparison. Only scalars are kept, never a tensor of the network.
+    Several forwards (accumulation, a layer used twice) are thus as one long tensor, but for the
+    variances, which are the mean of those of each. Forwards under `torch.no_grad` (validation)
+    do not count. Only scalars are kept, never a tensor of the network.
     """
 
-    def __init__(self, branch: nn.Module) -> None:
-        self.branch = branch
+    def __init__(self, kind: str, branch: nn.Module) -> None:
+        self.kind, self.branch = kind, branch
         self.active = False
-        self.clear()
+        # Nothing comes between the activation and the taps.
+        self._ends_in_activation = isinstance(branch, TapsBranch) and keeps(
+            branch, TapsBranch.forward
+        )
+        parameter = next(branch.parameters(), None)
+        kinds = dict.fromkeys(_GRADIENTS, "squares") | {_INVERSE: "largest"}
+        kinds |= {name: how for name, (how, _) in _MEASURES.items()}
+        self.tally = Tally(kinds, torch.device("cpu") if parameter is None else parameter.device)
 
     def attach(self) -> list[RemovableHandle]:
         """Hooks the branch and its activation; the handles take the hooks off again."""
-        handles = [self.branch.register_forward_hook(self._on_taps)]
+        handles = [self.branch.register_forward_hook(_Hook(self, self._on_taps))]
         activation = getattr(self.branch, "activation", None)
         if isinstance(activation, nn.Module):
             # The input is hooked before the activation runs: it may work in place.
-            handles.append(activation.register_forward_pre_hook(self._before_activation))
-            handles.append(activation.register_forward_hook(self._after_activation))
+            before, after = (_Hook(self, call) for call in (self._before, self._after))
+            handles.append(activation.register_forward_pre_hook(before))
+            handles.append(activation.register_forward_hook(after))
         return handles
 
     def clear(self) -> None:
         """Starts again from nothing."""
-        self.scalars: dict[str, Tensor] = {}
-        self.outputs = 0
+        self.tally.clear()
 
-    def quantities(self, scalars: dict[str, float], grad_scale: float) -> dict[str, float]:
-        """The defined ones of taps_grad_norm, transmission and saturated."""
+    def quantities(
+        self, values: Sequence[float], noted: Sequence[float], grad_scale: float
+    ) -> dict[str, float]:
+        """The probe's quantities that are defined, from `tally` on the host."""
+        read = self.tally.read(values, noted)
+        gradients = {name: math.sqrt(read[name][0]) for name in _GRADIENTS if name in read}
+        if self._ends_in_activation and "after" in gradients:
+            gradients["taps"] = gradients["after"]
         found = {}
-        if "taps" in scalars:
-            found["taps_grad_norm"] = scalars["taps"] / grad_scale
-        if scalars.get("after") and "before" in scalars:
-            found["transmission"] = scalars["before"] / scalars["after"]
-        if "saturated" in scalars:
-            found["saturated"] = scalars["saturated"] / self.outputs
+        if "taps" in gradients:
+            found["taps_grad_norm"] = gradients["taps"] / grad_scale
+        if gradients.get("after") and "before" in gradients:
+            found["transmission"] = gradients["before"] / gradients["after"]
+        for name, (_, rooted) in _MEASURES.items():
+            if name in read:
+                mean = read[name][0] / read[name][1]
+                found[name] = math.sqrt(mean) if rooted else mean
+        if _INVERSE in read:
+            largest, _ = read[_INVERSE]
+            found["denominator_min"] = 1 / largest if largest else math.inf
         return found
 
-    def _on_taps(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        if self.active:
-            self._watch("taps", output[0] if isinstance(output, tuple) else output)
+    def _on_taps(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        taps, *others = output if isinstance(output, tuple) else (output,)
+        if torch.is_grad_enabled():
+            values = taps.detach()
+            if len(values) > 1:
+                self.tally.add(
+                    "taps_variance_samples", spread.deviation_norm(values, 0), values.numel()
+                )
+            if self.kind == "spatial" and values.dim() == 5:
+                over_grid = spread.deviation_norm(values, (3, 4))
+                self.tally.add("taps_variance_positions", over_grid, values.numel())
+        noted = None if self._ends_in_activation else self._watch("taps", taps)
+        if noted is None:
+            return None
+        return (noted, *others) if isinstance(output, tuple) else noted
 
-    def _before_activation(self, module: nn.Module, args: tuple) -> None:
-        if self.active and args:
-            self._watch("before", args[0])
+    def _before(self, module: nn.Module, args: tuple) -> tuple | None:
+        if not args:
+            return None
+        if torch.is_grad_enabled():
+            raw = args[0].detach()
+            self.tally.add("before_rms", spread.norm(raw), raw.numel())
+            if isinstance(module, FilterNorm):
+                self.tally.add(_INVERSE, spread.largest_inverse_std(raw))
+        noted = self._watch("before", args[0])
+        return None if noted is None else (noted, *args[1:])
 
-    def _after_activation(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        if self.active:
-            self._watch("after", output)
-            if isinstance(module, nn.Sigmoid) and torch.is_grad_enabled():
-                self._count_saturated(output.detach())
+    def _after(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        if torch.is_grad_enabled():
+            values = output.detach()
+            self.tally.add("after_rms", spread.norm(values), values.numel())
+            if isinstance(module, nn.Sigmoid):
+                self.tally.add("saturated", spread.saturated_count(values), values.numel())
+            if isinstance(self.branch, ExpertsBranch) and values.shape[2] > 1:
+                self.tally.add("routing_entropy", spread.entropy(values), len(values))
+        return self._watch("after", output)
 
-    def _watch(self, name: str, tensor: Tensor) -> None:
-        """Adds the norm of the gradient of `tensor` once backward has computed it."""
+    def _watch(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Adds the norm of the gradient of `tensor` once backward has computed it.
 
-        def on_gradient(gradient: Tensor) -> None:
-            if self.active:
-                self._add(name, norm(gradient.detach()), torch.hypot)
+        In a compiled graph that takes an operation of its own, whose result goes on in the
+        tensor's place; else a hook does it, and nothing is returned.
+        """
+        if not tensor.requires_grad:
+            return None
+        if torch.compiler.is_compiling():
+            return _Noted.apply(tensor, self.tally.values, *self.tally.where(name))
+        tensor.register_hook(lambda gradient: self._on_gradient(name, gradient))
+        return None
 
-        if tensor.requires_grad:
-            tensor.register_hook(on_gradient)
-
-    def _count_saturated(self, output: Tensor) -> None:
-        self.outputs += output.numel()
-        distance = (output - 0.5).abs_()  # from the middle
-        self._add("saturated", (distance >= 0.5 - SATURATION_MARGIN).sum(), torch.add)
-
-    def _add(self, name: str, value: Tensor, combine: Callable) -> None:
-        known = self.scalars.get(name)
-        self.scalars[name] = value if known is None else combine(known, value)
+    def _on_gradient(self, name: str, gradient: Tensor) -> None:
+        if self.active:  # not a backward pass that comes after its step
+            self.tally.add(name, spread.norm(gradient.detach()))
 
 
-def norm(tensor: Tensor) -> Tensor:
-    """Euclidean norm as a scalar on the device, accumulated in float32 at least."""
-    half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None)
+class _Hook:
+    """A hook that sleeps while its watch is not active: layers do then as if it were absent."""
+
+    def __init__(self, watch: BranchWatch, call: Callable) -> None:
+        self.watch, self.call = watch, call
+
+    @property
+    def asleep(self) -> bool:
+        return not self.watch.active
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args) if self.watch.active else None
+
+
+class _Noted(torch.autograd.Function):
+    """The identity; backward adds the norm of the gradient to the values of a tally."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, values: Tensor, place: int, kind: str) -> Tensor:
+        ctx.values, ctx.where = values, (place, kind)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        add_in_place(ctx.values, *ctx.where, spread.norm(gradient.detach()))
+        return gradient, None, None, None

@@ -107,11 +107,18 @@ def _normalized(kind: str, norm: FilterNorm) -> dict[str, Any] | None:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether anybody sees calls of the module, or makes them do something else."""
+    """Whether anybody sees calls of the module, or makes them do something else.
+
+    A forward hook whose `asleep` is true has said that it does neither at present.
+    """
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
+        any(_is_awake(hook) for hook in module._forward_hooks.values())
+        or any(_is_awake(hook) for hook in module._forward_pre_hooks.values())
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in vars(module)
     )
+
+
+def _is_awake(hook: Callable) -> bool:
+    return not getattr(hook, "asleep", False)

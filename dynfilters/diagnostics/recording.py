@@ -1,0 +1,92 @@
+"""Where a probe's values go: kept in bounded memory, and written as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import warnings
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("step", "layer", "branch", "quantity", "value")
+Key = tuple[str, str, str]  # layer, branch, quantity
+
+
+class History:
+    """Values by step, of at most `limit` steps, evenly spread over all that were added.
+
+    Once `limit` steps are held, every second one is dropped, and from then on half as many of
+    those that come are kept: of a run of n steps at least limit/2 remain, at equal distances.
+    8 bytes a value.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._stride, self._added = 1, 0
+        self._rows: list[tuple[int, tuple[Key, ...], array]] = []
+        self._layouts: dict[tuple[Key, ...], tuple[Key, ...]] = {}
+
+    def add(self, step: int, values: Mapping[Key, float]) -> None:
+        """Keeps the values of a step, if its turn has come."""
+        if self._added % self._stride == 0:
+            if len(self._rows) == self._limit:
+                del self._rows[1::2]
+                self._stride *= 2
+            if self._added % self._stride == 0:
+                # Steps with the same keys, nearly all of them, share one tuple.
+                keys = self._layouts.setdefault(tuple(values), tuple(values))
+                self._rows.append((step, keys, array("d", values.values())))
+        self._added += 1
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One dict a value, under the names of `FIELDS`."""
+        for step, keys, values in self._rows:
+            yield from rows(step, dict(zip(keys, values, strict=True)))
+
+
+class CsvLog:
+    """A CSV file that grows by the values of each step, on disk before the next.
+
+    `FileExistsError` if there is such a file: it may hold hours of another run. If writing fails
+    later on (a full disk), a warning says so once, and the training is left in peace.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("x", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, FIELDS, lineterminator="\n")
+        self._writer.writeheader()
+        self._file.flush()
+
+    def add(self, step: int, values: Mapping[Key, float]) -> None:
+        """Appends the values of a step."""
+        if self._file.closed:
+            return
+        try:
+            self._writer.writerows(rows(step, values))
+            self._file.flush()
+        except OSError as error:
+            warnings.warn(f"GradientProbe: {self._path} ends here: {error}", stacklevel=4)
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file; more than once does no harm."""
+        # What could not be written is given up; `add` has said so.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def write_scalars(writer: Any, step: int, values: Mapping[Key, float]) -> None:
+    """Gives the values of a step to a TensorBoard `SummaryWriter`, as quantity/layer.branch."""
+    for (layer, branch, quantity), value in values.items():
+        place = f"{layer}.{branch}" if layer else branch
+        writer.add_scalar(f"{quantity}/{place}", value, step)
+
+
+def rows(step: int, values: Mapping[Key, float]) -> Iterator[dict[str, Any]]:
+    """The values of a step as dicts under the names of `FIELDS`."""
+    for (layer, branch, quantity), value in values.items():
+        yield dict(zip(FIELDS, (step, layer, branch, quantity, value), strict=True))

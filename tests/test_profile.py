@@ -127,7 +127,7 @@ def test_a_filter_of_ones_own(own_filter) -> None:
     found = profile_filter(own_filter, SHAPE, **QUICK)
     assert (found.params, found.macs) == (16, 0)
     assert not (found.adaptivity.spatial_adaptive or found.adaptivity.channel_adaptive)
-    with pytest.raises(ValueError, match="part: expected 'layer', as Own has no generate"):
+    with pytest.raises(ValueError, match="part: expected 'layer', as Own is no DynamicFilter"):
         profile_filter(own_filter, SHAPE, part="op", **QUICK)
 
 

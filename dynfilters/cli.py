@@ -1,4 +1,4 @@
-"""The command `dynfilters`: what is in the zoo, and what it runs on.
+"""The command `dynfilters`: what is in the zoo, what it costs, and what it runs on.
 
 Each subcommand is a module of `dynfilters.commands` with `add(subparsers)`, which describes its
 arguments, and `run(args)`, which does the work and returns a `Result`.

@@ -12,10 +12,10 @@ from dynfilters.commands.measuring import (
     add_arguments,
     describe,
     json_ready,
-    megabytes,
     profile_arguments,
     settings,
     short,
+    short_bytes,
 )
 from dynfilters.commands.tables import Table
 from dynfilters.diagnostics.bandwidth import measure_bandwidth
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> Result:
         ("copy", f"{short(bandwidth)} GB/s"),
         ("parameters", short(profile.params)),
         ("MACs", short(profile.macs)),
-        ("saved", f"{megabytes(memory.saved_bytes)} MB for backward"),
-        ("peak", "-" if memory.peak_bytes is None else f"{megabytes(memory.peak_bytes)} MB"),
+        ("saved", f"{short_bytes(memory.saved_bytes)} for backward"),
+        ("peak", short_bytes(memory.peak_bytes)),
     ]
     return Result(json_ready(data), [Table(facts), Table(rows, header, numbers=range(1, 7))])
 

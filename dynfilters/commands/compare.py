@@ -13,10 +13,10 @@ from dynfilters.commands.measuring import (
     add_arguments,
     describe,
     json_ready,
-    megabytes,
     profile_arguments,
     settings,
     short,
+    short_bytes,
 )
 from dynfilters.commands.tables import Table, track
 from dynfilters.diagnostics.bandwidth import check_device
@@ -30,17 +30,8 @@ backward, memory saved for backward and at its peak (on CUDA only), and whether 
 filter from position to position and from channel to channel, found by experiment. A filter that
 refuses the shape says so in its row. Exit status 1: none could be measured.
 """
-HEADER = (
-    "FILTER",
-    "PARAMS",
-    "MACS",
-    "FWD MS",
-    "BWD MS",
-    "SAVED MB",
-    "PEAK MB",
-    "POSITION",
-    "CHANNEL",
-)
+_COSTS = ("PARAMS", "MACS", "FWD MS", "BWD MS", "SAVED", "PEAK")
+HEADER = ("FILTER", *_COSTS, "POSITION", "CHANNEL")
 NUMBERS = range(1, 7)
 KEYS = {
     "filter": lambda row: row["filter"],
@@ -125,7 +116,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         short(row["macs"]),
         short(row["forward"]["p50"]),
         short(row["backward"]["p50"]),
-        megabytes(memory["saved_bytes"]),
-        megabytes(memory["peak_bytes"]),
+        short_bytes(memory["saved_bytes"]),
+        short_bytes(memory["peak_bytes"]),
         *("yes" if adaptivity[f"{kind}_adaptive"] else "no" for kind in ("spatial", "channel")),
     )

@@ -97,17 +97,23 @@ def short(value: float | None) -> str:
         return "-"
     if isinstance(value, int) and abs(value) < 1000:
         return str(value)
-    scaled, letter = float(f"{value:.3g}"), ""
+    rounded = float(f"{value:.3g}")  # first, for 999.9 is a thousand
+    letter, unit = "", 1.0
     for name, exponent in EXPONENTS.items():
-        if abs(float(f"{value:.3g}")) >= 10**exponent:
-            scaled, letter = float(f"{value:.3g}") / 10**exponent, name
-    whole = len(str(int(abs(scaled))))
-    return f"{scaled:.{max(0, 3 - whole)}f}{letter}"
+        if abs(rounded) >= 10**exponent:
+            letter, unit = name, 10.0**exponent
+    scaled = rounded / unit
+    places = 2 if scaled == 0 else max(0, 2 - math.floor(math.log10(abs(scaled))))
+    return f"{scaled:.{places}f}{letter}"
 
 
-def megabytes(count: int | None) -> str:
-    """10⁶ bytes in three digits; "-" for None."""
-    return short(None if count is None else count / 1e6)
+def short_bytes(count: int | None) -> str:
+    """Bytes in three digits; "-" for None.
+
+    >>> short_bytes(6_422_528)
+    '6.42MB'
+    """
+    return "-" if count is None else f"{short(count)}B"
 
 
 def json_ready(value: Any) -> Any:

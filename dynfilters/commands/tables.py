@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PROSE = 20  # columns of the terminal that prose takes at least
+GAP = 2  # between columns of a drawn table
 
 
 @dataclass(frozen=True)
@@ -58,26 +60,34 @@ class Table:
         """Prints it on a rich console."""
         if self.title:
             console.print(self.title, style="bold", markup=False, highlight=False)
-        drawn = self._columns() if self.header else self._pairs(self.rows)
-        if self.header and console.measure(drawn).minimum > console.width:
+        if not self.header:
+            console.print(self._pairs(self.rows))
+        elif self._needs() <= console.width:
+            console.print(self._columns())
+        else:
             for row in self.rows:
                 console.print(self._pairs(zip(self.header, row, strict=True)))
                 console.print()
-        else:
-            console.print(drawn)
+
+    def _needs(self) -> int:
+        """Columns of the terminal below which something would have to be cut off."""
+        columns = zip(self.header, *self.rows, strict=True)
+        widths = (max(len(str(cell)) for cell in column) for column in columns)
+        least = [min(PROSE, w) if i in self.prose else w for i, w in enumerate(widths)]
+        return sum(least) + GAP * (len(least) - 1)
 
     def _columns(self) -> Any:
         from rich import box
         from rich.table import Table as Drawn
 
-        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        drawn = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for i, name in enumerate(self.header):
             drawn.add_column(
                 name,
                 justify="right" if i in self.numbers else "left",
                 no_wrap=i not in self.prose,
                 overflow="fold",
-                min_width=20 if i in self.prose else None,
+                min_width=PROSE if i in self.prose else None,
             )
         for row in self.rows:
             drawn.add_row(*_literal(row))

@@ -10,7 +10,7 @@ from dynfilters.checks import check_positive
 from dynfilters.diagnostics.latency import measure_latency
 
 # Far more than a cache holds, on CPUs and on GPUs.
-MEGABYTES = {"cpu": 128, "cuda": 2048}
+MEGABYTES = {"cpu": 128, "cuda": 512}
 
 
 def measure_bandwidth(device: str | torch.device = "cpu", megabytes: int | None = None) -> float:
@@ -22,7 +22,7 @@ def measure_bandwidth(device: str | torch.device = "cpu", megabytes: int | None 
     Args:
         device: where.
         megabytes: 2²⁰ bytes of the tensor; None for more than a cache holds, 128 on a CPU and
-            2048 on a GPU. Twice as much is allocated.
+            512 on a GPU. Twice as much is allocated.
 
     Raises:
         ValueError: no such device, or megabytes is not positive.

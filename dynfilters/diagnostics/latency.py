@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy
@@ -130,20 +129,18 @@ def _leaves(output: Tensor) -> list[Tensor]:
 
 
 class _Stopwatch:
-    """A clock in seconds that stands still while paused."""
+    """A clock in seconds from which time can be taken out."""
 
     def __init__(self) -> None:
-        self._paused = 0.0
+        self._skipped = 0.0
 
     def __call__(self) -> float:
         _synchronize()
-        return time.perf_counter() - self._paused
+        return time.perf_counter() - self._skipped
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        start = self()
-        yield
-        self._paused += self() - start
+    def skip(self, start: float) -> None:
+        """What passed since the clock said `start` did not count."""
+        self._skipped += self() - start
 
 
 def _times_cpu(
@@ -153,8 +150,9 @@ def _times_cpu(
     clock = _Stopwatch()
 
     def prepared_run() -> None:
-        with clock.pause():
-            run = prepare()
+        start = clock()
+        run = prepare()
+        clock.skip(start)
         run()
 
     run = fn if prepare is None else prepared_run

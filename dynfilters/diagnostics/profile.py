@@ -107,7 +107,11 @@ def profile_filter(
             **placed, **layout
         )
         x = torch.randn(shape, **placed).contiguous(**layout)
-        program = _program(layer, x, part)
+        program = _program(layer, x, part).train()
+        # Before the timing, whose training runs move the statistics of batch norms.
+        adapts = measure_adaptivity(layer) if adaptivity and part == "layer" else None
+        macs = count_macs(program, x)  # which loads libraries, so that they do not count as memory
+        memory = measure_memory(lambda: program(x.detach().requires_grad_()))
         forward, back = None, None
         if min_run_time:
             forward, back = _time(program, x, compile, backward, min_run_time)
@@ -120,11 +124,11 @@ def profile_filter(
             memory_format,
             compile,
             params=count_parameters(program),
-            macs=count_macs(program, x),
+            macs=macs,
             forward=forward,
             backward=back,
-            memory=measure_memory(lambda: program(x.requires_grad_())),
-            adaptivity=measure_adaptivity(layer) if adaptivity and part == "layer" else None,
+            memory=memory,
+            adaptivity=adapts,
         )
 
 
@@ -144,13 +148,12 @@ class _Op(nn.Module):
 
 
 def _program(layer: nn.Module, x: Tensor, part: str) -> nn.Module:
-    static = isinstance(layer, DynamicFilter) and not layer.branches
-    if part == "layer" or static:
+    if part == "layer":
         return layer
-    if not (hasattr(layer, "generate") and hasattr(layer, "apply_taps")):
+    if not isinstance(layer, DynamicFilter):
         name = type(layer).__name__
-        raise ValueError(f"part: expected 'layer', as {name} has no generate and apply_taps")
-    return _Op(layer, x)
+        raise ValueError(f"part: expected 'layer', as {name} is no DynamicFilter, got {part!r}")
+    return _Op(layer, x) if layer.branches else layer
 
 
 def _time(

@@ -19,7 +19,6 @@ from sweeps import CURVE, failure, pair, profile, result, save
 from experiments import page, report
 from experiments.pictures import fit
 from experiments.results import RESULT, empty_result
-from experiments.wording import signed
 
 
 @pytest.fixture
@@ -56,15 +55,6 @@ def test_markdown_and_latex_hold_the_same_cells(tmp_path: Path) -> None:
     assert r"carafe\_up & sigmoid & seed 0 & failed: ValueError: it \textbar{} broke" in latex
     lines = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in lines} == {9}
-
-
-def test_numbers_have_their_true_sign() -> None:
-    assert [signed(value) for value in (1.25, -1.25, 0.04, -0.04)] == [
-        "+1.2",
-        "−1.2",
-        "0.0",
-        "0.0",
-    ]
 
 
 class Page(HTMLParser):

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 REPORTED = ("grad_norm", "taps_grad_norm", "transmission", "saturated")
 
 
 def aggregate(
-    records: Iterable[Mapping[str, object]],
-) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
-    """(branch, quantity) → (steps, values), the layers of each step made one value.
+    records: Iterable[Mapping[str, object]], by: Sequence[str] = ("branch", "quantity")
+) -> dict[tuple[str, ...], tuple[list[int], list[float]]]:
+    """`by` → (steps, values), all that agrees in `by` made one value for each step.
 
-    Norms are the root of the sum of squares over the layers, `nonfinite` is the sum, shares and
-    ratios are the mean. Steps are in rising order, and those without a value are absent.
+    Over the layers by default, a series for each branch. With by=("layer", "branch", "quantity")
+    nothing is put together; by=("quantity",) gives the totals of the model, such as its gradient
+    norm.
+
+    Norms are the root of the sum of squares, `nonfinite` is the sum, `denominator_min` the
+    smallest, shares, ratios and all others are the mean. Steps are in rising order, and those
+    without a value are absent. `ValueError` unless `by` has "quantity".
     """
-    layers: dict[tuple, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    if "quantity" not in by:
+        raise ValueError(f"by: expected 'quantity' among the fields, got {tuple(by)}")
+    together: dict[tuple, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    quantities = {}
     for row in records:
-        layers[row["branch"], row["quantity"]][row["step"]].append(row["value"])
+        key = tuple(row[field] for field in by)
+        quantities[key] = row["quantity"]
+        together[key][row["step"]].append(row["value"])
     series = {}
-    for (branch, quantity), values in layers.items():
+    for key, values in together.items():
         steps = sorted(values)
-        reduced = [_over_layers(quantity, values[step]) for step in steps]
-        series[branch, quantity] = steps, reduced
+        series[key] = steps, [_reduce(quantities[key], values[step]) for step in steps]
     return series
 
 
@@ -47,7 +56,9 @@ def summarize(records: Iterable[Mapping[str, object]]) -> dict[str, dict[str, fl
     return summary
 
 
-def _over_layers(quantity: str, values: list[float]) -> float:
+def _reduce(quantity: str, values: list[float]) -> float:
     if quantity.endswith("_norm"):
         return math.hypot(*values)
+    if quantity == "denominator_min":
+        return min(values)
     return math.fsum(values) if quantity == "nonfinite" else fmean(values)

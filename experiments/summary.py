@@ -12,8 +12,16 @@ from experiments.results import Job
 from experiments.statistics import Interval, mean_std, paired_difference
 from experiments.wording import natural
 
-# What tells jobs apart already, as columns of their own or as the number of seeds.
-IDENTITY = frozenset({"config.filter.name", "config.filter.activation", "config.seed"})
+# What tells jobs apart already: as columns of their own, as the number of seeds, or, the groups,
+# by the filter's own option.
+IDENTITY = frozenset(
+    {
+        "config.filter.name",
+        "config.filter.activation",
+        "config.seed",
+        "config.profile.groups",
+    }
+)
 
 
 @dataclass(frozen=True)

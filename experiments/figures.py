@@ -76,7 +76,9 @@ def numbered_style(index: int) -> Style:
     return Style(*turn)
 
 
-def panels(height: float, rows: int = 1, columns: int = 1, share: str | bool = "row") -> tuple:
+def panels(
+    height: float, rows: int = 1, columns: int = 1, share: str | bool = "row"
+) -> tuple[Figure, list[list[Axes]]]:
     """A figure of the page's width, and its axes as a list of rows; `share` is of the y axes."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     axes = figure.subplots(rows, columns, sharey=share, squeeze=False)

@@ -6,20 +6,15 @@ import base64
 import csv
 import hashlib
 import html
-import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from sweeps import CURVE, failure, pair, profile, result, save
 
-from experiments import page, report
-from experiments.pictures import fit
+from experiments import report
 from experiments.results import RESULT, empty_result
-from experiments.wording import signed
 
 
 @pytest.fixture
@@ -56,15 +51,6 @@ def test_markdown_and_latex_hold_the_same_cells(tmp_path: Path) -> None:
     assert r"carafe\_up & sigmoid & seed 0 & failed: ValueError: it \textbar{} broke" in latex
     lines = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in lines} == {9}
-
-
-def test_numbers_have_their_true_sign() -> None:
-    assert [signed(value) for value in (1.25, -1.25, 0.04, -0.04)] == [
-        "+1.2",
-        "−1.2",
-        "0.0",
-        "0.0",
-    ]
 
 
 class Page(HTMLParser):
@@ -258,35 +244,6 @@ def test_training_and_measurements_in_one_sweep_have_a_table_each(tmp_path: Path
     first, second = (tmp_path / "results.md").read_text().split("\n\n")
     assert "accuracy (%)" in first
     assert "resolution (pixels)" in second
-
-
-def picture(width: int, noise: bool = False) -> bytes:
-    """A PNG of that width; of noise, which hardly compresses."""
-    data = np.random.default_rng(0).integers(0, 256, (400, width, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(data if noise else data * 0).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def test_pictures_are_made_smaller_until_they_fit() -> None:
-    heavy = {"a": picture(1200, noise=True), "b": picture(1200)}
-    assert fit(heavy, 10**7) == heavy
-    fitted = fit(heavy, 200_000)
-    assert list(fitted) == ["a", "b"]
-    assert sum(map(len, fitted.values())) <= 200_000
-    with Image.open(io.BytesIO(fitted["a"])) as image:
-        assert 480 <= image.width < 1200
-
-
-def test_pictures_that_cannot_fit_are_left_out_and_named(tmp_path: Path, monkeypatch) -> None:
-    assert set(fit({"a": picture(500, noise=True), "b": picture(500)}, 5000)) == {"b"}
-    save(tmp_path, [result()])
-    heavy = picture(500, noise=True)
-    monkeypatch.setattr(page, "LIMIT", 20_000)
-    monkeypatch.setattr(report, "draw_all", lambda plots, _: {plot.name: heavy for plot in plots})
-    path = report.build_report(tmp_path)
-    assert path.stat().st_size <= 20_000
-    assert "Left out to keep this page light: <code>figures/accuracy.png</code>" in path.read_text()
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -81,7 +81,7 @@ def find_groups(study: Study) -> list[Group]:
         if job.get("adaptivity.spatial_adaptive") is not None
         and job.get("config.profile.vary") is None
     ]
-    return make_groups(jobs, ignoring=["config.profile.groups"])  # which are the filter's own
+    return make_groups(jobs)
 
 
 def marks_table(groups: Sequence[Group]) -> Table:

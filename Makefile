@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation bench gpu test lint format readme clean
+.PHONY: help ablation results bench gpu test lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -14,6 +14,13 @@ help:  ## What can be made
 ablation: $(VENV)/experiments  ## The main job: activations and filters compared on real data, with a report
 	$(PY) -m experiments.ablate -m hydra.sweep.dir=$(SWEEP)
 	@echo "report: $(abspath $(SWEEP))/report.html"
+
+# Exit status 1: some jobs failed, which the page says.
+results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradient flow and memory
+	@for name in table_a table_b gradient_flow gradient_flow_plain memory; do \
+	  $(PY) -m experiments.ablate -m experiment=$$name || test $$? -eq 1 || exit 1; \
+	done
+	$(PY) -m experiments.results_page
 
 # What depends on the kernels, which are native where a compiler is.
 BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py tests/test_golden.py

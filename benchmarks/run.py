@@ -25,7 +25,7 @@ from benchmarks.cases import Case
 from benchmarks.plan import Selection, Setting, settings
 from benchmarks.report import paper_table, target_table
 from benchmarks.targets import judge
-from benchmarks.timing import copy_gbps
+from dynfilters.diagnostics import measure_bandwidth
 from experiments.files import check_writable
 
 # Fresh pages for large results cost more than computing them, and the system hands them out
@@ -99,8 +99,7 @@ def _measure_machine(device: str) -> dict[str, Any]:
     found = {
         "schema_version": results.SCHEMA_VERSION,
         "machine": facts.machine(device),
-        # Far more than a cache holds.
-        "copy_gbps": copy_gbps(device, 128 if device == "cpu" else 2048),
+        "copy_gbps": measure_bandwidth(device),
     }
     if device == "cpu":
         return found

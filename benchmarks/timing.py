@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.programs import Program
-from dynfilters.diagnostics import measure_latency
 
 MAX_ROUNDS = 1000
 
@@ -113,16 +111,6 @@ def percentiles(times: np.ndarray) -> dict[str, float]:
 def ratio(times: np.ndarray, others: np.ndarray) -> float:
     """Median over the rounds that both took part in of the one's time over the other's."""
     return float(np.nanmedian(times / others))
-
-
-def copy_gbps(device: str, megabytes: int) -> float:
-    """10⁹ bytes per second, read and written, of a copy of so many megabytes."""
-    source = torch.ones(megabytes * 2**18, device=device)
-    target = torch.empty_like(source)
-    latency = measure_latency(
-        lambda: target.copy_(source), bytes_moved=2 * source.numel() * 4, min_run_time=0.5
-    )
-    return latency.gbps
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command `dynfilters`: what is in the zoo, and what it runs on.
+"""The command `dynfilters`: what is in the zoo, what it costs, and what it runs on.
 
 Each subcommand is a module of `dynfilters.commands` with `add(subparsers)`, which describes its
 arguments, and `run(args)`, which does the work and returns a `Result`.
@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 
 import dynfilters
-from dynfilters.commands import build, doctor, info, listing
+from dynfilters.commands import Unavailable, bench, build, compare, doctor, info, listing
+from dynfilters.commands.tables import show
 from dynfilters.ops.toolchain import BuildError
 
-COMMANDS = (listing, info, build, doctor)
+COMMANDS = (listing, info, bench, compare, build, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = args.run(args)
     except ValueError as error:  # of which an unknown name is one
         return _complain(args, error, 2)
-    except (BuildError, OSError) as error:
+    except (BuildError, Unavailable, OSError) as error:
         return _complain(args, error, 1)
-    print(json.dumps(result.data, indent=2, default=str) if args.json else result.text)
+    if args.json:
+        print(json.dumps(result.data, indent=2, default=str, allow_nan=False))
+    else:
+        show(result.shown)
     return result.code
 
 

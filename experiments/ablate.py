@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.callback import CANNOT_START, describe
+from experiments.callback import CANNOT_START, SOME_FAILED, describe
 from experiments.job import run_job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 INTERRUPTED = 130
+BROKEN_OFF = (
+    "the sweep broke off: the same command goes on where it stopped, and "
+    "`python -m experiments.report DIR` reports on what is there"
+)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="ablate")
@@ -46,6 +51,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+    except Exception:
+        # Not a job's own failure, which is a result: a worker that was killed, a disk that filled.
+        traceback.print_exc()
+        print(BROKEN_OFF, file=sys.stderr)
+        raise SystemExit(SOME_FAILED) from None
 
 
 if __name__ == "__main__":

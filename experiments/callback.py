@@ -6,7 +6,9 @@ So whatever must stop the program leaves here as `SystemExit`.
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 import itertools
 import logging
 import shlex
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +26,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.checks import CheckError, check_sweep, explain_missing
+from experiments.checks import CheckError, check_jobs, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
 from experiments.files import read_json, write_json
 from experiments.results import SWEEP, InvalidResultError, read_result
@@ -44,8 +47,9 @@ class SweepCallback(Callback):
         directory = Path(config.hydra.sweep.dir)
         try:
             jobs = list(compose_jobs(config))
-            check_sweep(jobs, directory)
+            check_jobs(jobs)
             self.keys = [config_hash(cfg) for cfg in jobs]
+            check_place(directory, len(set(self.keys)))
             note_start(directory)
         except Exception as error:
             stop(describe(error), CANNOT_START)
@@ -54,7 +58,8 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The same checks for a job on its own."""
         try:
-            check_sweep([config], Path(config.hydra.run.dir))
+            check_jobs([config])
+            check_place(Path(config.hydra.run.dir), 1)  # its name is the hash of what was checked
         except Exception as error:
             stop(describe(error), CANNOT_START)
 
@@ -65,12 +70,14 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """The report on all that is there; a failed job makes the program fail."""
+        from experiments.index import refresh_index
         from experiments.report import build_report
 
         directory = Path(config.hydra.sweep.dir)
         try:
             note_end(directory)
             log.info("report: %s", build_report(directory, config.report.baseline))
+            refresh_index(directory)
         except Exception as error:
             log.exception("the report could not be built; to try again:")
             stop(f"{error}\npython -m experiments.report {directory}", SOME_FAILED)
@@ -86,14 +93,25 @@ def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
     """The configuration of every job that Hydra's own sweeper will launch.
 
     Composed as it does, but all before the first is launched, and with a look at the values.
+    Jobs that choose the same YAMLs share what these say, which takes far longer to read than
+    the values of a job take to set.
     """
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.get("params", {}).items()]
     arguments = params + OmegaConf.to_container(config.hydra.overrides.task)
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    batches = BasicSweeper.split_arguments(overrides, None)
+    parser = OverridesParser.create(config_loader=loader)
+    batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
+    is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
+    composed: dict[tuple[str, ...], DictConfig] = {}
     for job in itertools.chain.from_iterable(batches):
-        yield loader.load_sweep_config(config, list(job))
+        overrides = parser.parse_overrides(list(job))
+        choices = tuple(o.input_line for o in overrides if is_group(o.key_or_group))
+        if choices not in composed:
+            composed[choices] = loader.load_sweep_config(config, list(choices))
+        cfg = copy.deepcopy(composed[choices])
+        values = [o for o in overrides if not is_group(o.key_or_group)]
+        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        yield cfg
 
 
 def describe(error: Exception) -> str:
@@ -112,7 +130,9 @@ def describe_result(result: dict[str, Any]) -> str:
     if result["status"] == "failed":
         return f"{job}: failed: {error_line(result)}"
     what = "finished before, not run again" if result.get("resumed") else f"{result['seconds']} s"
-    return f"{job}: accuracy {result['metrics']['accuracy']:.3f} ({what})"
+    accuracy = result["metrics"].get("accuracy")
+    found = "measured" if accuracy is None else f"accuracy {accuracy:.3f}"
+    return f"{job}: {found} ({what})"
 
 
 def error_line(result: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,32 +13,35 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 import dynfilters
+from dynfilters.checks import check_positive
 from dynfilters.models import list_models
 from dynfilters.registry import UnknownNameError
+from experiments.confighash import canonical
 from experiments.data import check_data
-from experiments.files import check_writable
+from experiments.files import check_room, check_writable
+from experiments.plugins import import_plugins
+from experiments.sizes import check_seconds
 from experiments.training import OPTIMIZERS
+
+# What a job and a report leave behind, generously: the curves of a long training, and pictures.
+JOB_BYTES, REPORT_BYTES = 1_000_000, 20_000_000
 
 
 class CheckError(ValueError):
     """The configuration cannot run, and no job has been started."""
 
 
-def import_plugins(modules: Iterable[str]) -> None:
-    """Imports the user's modules, so that what they register has a name here."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise CheckError(f"plugins: cannot import {module!r}: {error}") from error
-
-
-def check_sweep(jobs: Iterable[DictConfig], directory: Path) -> None:
-    """`CheckError` if any job of the sweep, or the place for its results, is no good."""
+def check_jobs(jobs: Iterable[DictConfig]) -> None:
+    """`CheckError` if any job of the sweep is no good."""
     for cfg in jobs:
         check_job(cfg)
+
+
+def check_place(directory: Path, jobs: int) -> None:
+    """`CheckError` unless `directory` can take the results of so many jobs, and their report."""
     try:
         check_writable(directory)
+        check_room(directory, REPORT_BYTES + jobs * JOB_BYTES)
     except OSError as error:
         raise CheckError(f"cannot write to {directory}: {error}") from error
 
@@ -48,17 +50,46 @@ def check_job(cfg: DictConfig) -> None:
     """`CheckError` if the job names something that does not exist, or a device that is absent."""
     if not re.fullmatch(r"\w[\w.-]*", str(cfg.name)):
         raise CheckError(f"name: expected letters, digits, '_', '.', '-', got {cfg.name!r}")
-    import_plugins(cfg.plugins)
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise CheckError(f"seed: expected a whole number of at least 0, got {cfg.seed!r}")
     try:
+        import_plugins(cfg.plugins)
+        check_name("task", cfg.task, CHECKS)
         check_filter(cfg.filter)
-        check_name("model", cfg.model.name, list_models())
-        check_data(cfg.data.name)
-        check_name("optimizer", cfg.optim.name, OPTIMIZERS)
-    except UnknownNameError as error:
+        check_device(cfg.device)
+        CHECKS[cfg.task](cfg)
+    except CheckError:
+        raise
+    except ValueError as error:  # an UnknownNameError too
         raise CheckError(str(error)) from error
-    check_device(cfg.device)
+
+
+def check_training(cfg: DictConfig) -> None:
+    """`ValueError` if what trains names something that does not exist, or has no good number."""
+    check_name("model", cfg.model.name, list_models())
+    check_data(cfg.data.name)
+    check_name("optimizer", cfg.optim.name, OPTIMIZERS)
+    for key in ("epochs", "batch_size"):
+        check_positive(f"optim.{key}", cfg.optim[key])
+    check_positive("probe.every", cfg.probe.every)
+    check_positive("measure.batch_size", cfg.measure.batch_size)
+    check_seconds("measure.seconds", cfg.measure.seconds)
+
+
+def check_profiled(cfg: DictConfig) -> None:
+    """`ValueError` if the shape is no good, or no shape for this filter.
+
+    The filter is built, without memory, so that what it does not accept is known by now.
+    """
+    config = canonical(cfg)
+    try:
+        with torch.device("meta"):
+            dynfilters.create_filter(in_channels=config["profile"]["channels"], **config["filter"])
+    except TypeError as error:  # it has no such option
+        raise CheckError(f"filter: {error}") from error
+
+
+CHECKS = {"train": check_training, "profile": check_profiled}
 
 
 def check_filter(options: Mapping[str, Any]) -> None:

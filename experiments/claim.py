@@ -23,7 +23,7 @@ from typing import Any
 from experiments.results import EARLY_STEPS
 from experiments.statistics import Interval, paired_difference, paired_ratio
 from experiments.summary import Group
-from experiments.tables import signed
+from experiments.wording import counted, plain, signed
 
 HEADLINE = ("ddf", "spatial")
 GOOD, BAD = "filter_norm", "sigmoid"
@@ -153,7 +153,7 @@ def sentence(verdict: str, c: Comparison) -> str:
         f"The paper's claim is {verdict} here: in the {c.branch} branch of {_title(c.filter)}, the "
         f"median gradient norm under filter normalization is {_times(c.gradient)} that under "
         f"sigmoid{_span(c.gradient)}{_early(c.early)}, {_trunk(c)}, and accuracy is "
-        f"{_points(c.accuracy)}; {seeds} seed{'' if seeds == 1 else 's'}."
+        f"{_points(c.accuracy)}; {counted(seeds, 'seed')}."
     )
     if seeds < 2:
         return f"{text} Without a second seed there is no interval, so nothing can be decided."
@@ -196,20 +196,20 @@ def _early(interval: Interval | None) -> str:
 def _trunk(c: Comparison) -> str:
     if c.trunk is None or c.gradient is None:
         return "the trunk's was not measured"
-    factor = f"by a factor of {_plain(c.trunk.estimate)}{_span(c.trunk)}"
+    factor = f"by a factor of {plain(c.trunk.estimate)}{_span(c.trunk)}"
     ours, trunk = (abs(math.log(i.estimate)) for i in (c.gradient, c.trunk))
     much_less = trunk <= MUCH_LESS * ours
     return f"the trunk's differs {'much less' if much_less else 'comparably'}, {factor}"
 
 
 def _times(interval: Interval | None) -> str:
-    return "an unknown multiple of" if interval is None else f"{_plain(interval.estimate)} times"
+    return "an unknown multiple of" if interval is None else f"{plain(interval.estimate)} times"
 
 
 def _span(interval: Interval | None) -> str:
     if interval is None or not interval.known:
         return ""
-    return f" (95 % CI {_plain(interval.low)} to {_plain(interval.high)})"
+    return f" (95 % CI {plain(interval.low)} to {plain(interval.high)})"
 
 
 def _points(interval: Interval | None) -> str:
@@ -220,14 +220,6 @@ def _points(interval: Interval | None) -> str:
     if not interval.known:
         return text
     return f"{text} (95 % CI {signed(100 * interval.low)} to {signed(100 * interval.high)})"
-
-
-def _plain(value: float) -> str:
-    """A positive number to two or three digits, without an exponent where one can do without."""
-    for least, form in ((100, ",.0f"), (1, ".1f"), (0.1, ".2f")):
-        if value >= least:
-            return format(value, form)
-    return f"{value:.2g}"
 
 
 def _title(name: str) -> str:

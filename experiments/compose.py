@@ -21,7 +21,11 @@ from experiments.checks import check_job
 from experiments.confighash import config_hash
 
 # What an option needs that is not installed with the experiments.
-NEEDS = {"launcher=joblib": "hydra_plugins.hydra_joblib_launcher"}
+NEEDS = {
+    "launcher=joblib": "hydra_plugins.hydra_joblib_launcher",
+    "launcher=submitit_local": "hydra_plugins.hydra_submitit_launcher",
+    "launcher=submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
+}
 
 
 def choices(conf: Path = CONF) -> Iterator[str]:

@@ -14,9 +14,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import dynfilters
+from experiments.plugins import import_plugins
+from experiments.sizes import fit_sizes
 
 # Where a job's output goes and how it shows its progress does not change its result.
 NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})
+
+# Settings that have no part in a job of this kind.
+FOREIGN = {
+    "train": frozenset({"profile"}),
+    "profile": frozenset({"model", "data", "optim", "probe", "measure"}),
+}
+# Options that a filter accepts for the sake of its relatives, and that change nothing.
+WITHOUT_EFFECT = {
+    "ddf_spatial": frozenset({"combine", "squeeze_ratio", "channel_activation"}),
+    "ddf_channel": frozenset({"combine", "groups", "spatial_activation"}),
+}
 
 # Up to here a float holds every whole number.
 EXACT = 2**53
@@ -26,24 +39,32 @@ def canonical(cfg: DictConfig) -> dict[str, Any]:
     """The job's configuration as plain data, without whatever cannot change its result.
 
     Two configurations of the same computation give equal data: an activation of null is
-    replaced by the filter's own, a static filter has none, and an option left out has its
-    default.
+    replaced by the filter's own, a static filter has none, an option left out has its default,
+    and settings that have no part in this kind of job are left out. `ValueError` if the sizes
+    of a profile are no good.
     """
-    plain = {key: _plain(cfg, key) for key in sorted(cfg) if key not in NOT_HASHED}
+    left_out = NOT_HASHED | FOREIGN.get(cfg.task, frozenset())
+    plain = {key: _plain(cfg, key) for key in sorted(cfg) if key not in left_out}
     if isinstance(plain.get("filter"), Mapping):
         plain["filter"] = canonical_filter(plain["filter"])
+        if cfg.task == "profile":
+            fitted = fit_sizes(plain["filter"], plain["profile"], plain["device"])
+            plain["filter"], plain["profile"] = fitted
     return _whole_numbers(plain)
 
 
 def canonical_filter(options: Mapping[str, Any]) -> dict[str, Any]:
     """The canonical form of `create_filter`'s keywords. `KeyError` if the name is unknown."""
     info = dynfilters.filter_info(options["name"])
-    full = {**info.options, **options}
-    activations = [key for key in full if key == "activation" or key.endswith("_activation")]
-    given = {key: full.pop(key) for key in activations}
+    idle = WITHOUT_EFFECT.get(options["name"], frozenset())
+    full = {**info.options, **{key: value for key, value in options.items() if key not in idle}}
+    given = {key: full.pop(key) for key in list(full) if key.endswith("activation")}
     if info.default_activation is not None:
-        own = given.get("activation") or info.default_activation
-        full.update({key: value or own for key, value in given.items()}, activation=own)
+        own = given.pop("activation", None) or info.default_activation
+        branches = {key: given[key] or own for key in given.keys() - idle}
+        # Where all branches have another one, it is as if that had been asked for.
+        own = branches.popitem()[1] if len(set(branches.values())) == 1 else own
+        full.update({key: given[key] or own for key in given}, activation=own)
     size = full.get("kernel_size")
     if isinstance(size, list) and len(set(size)) == 1:
         full["kernel_size"] = size[0]
@@ -71,6 +92,10 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if whole else value
 
 
-OmegaConf.register_new_resolver(
-    "config_hash", lambda *, _root_: config_hash(_root_), replace=True, use_cache=False
-)
+def _resolve(*, _root_: DictConfig) -> str:
+    # A worker process comes here first, to know the job's directory.
+    import_plugins(_root_.plugins)
+    return config_hash(_root_)
+
+
+OmegaConf.register_new_resolver("config_hash", _resolve, replace=True, use_cache=False)

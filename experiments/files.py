@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +65,14 @@ def check_writable(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=directory):
         pass
+
+
+def check_room(directory: Path, size: int) -> None:
+    """`OSError` unless the disk of `directory` has at least `size` bytes left for this user."""
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        message = f"the disk has {free / 1e6:.0f} MB left, and {size / 1e6:.0f} MB may be needed"
+        raise OSError(errno.ENOSPC, message)
 
 
 @contextlib.contextmanager

@@ -14,14 +14,13 @@ import sys
 from pathlib import Path
 
 from experiments import tables
-from experiments.claim import compare_all, judge
-from experiments.figures import draw_all
 from experiments.files import check_writable, write_atomically
-from experiments.page import render_page
-from experiments.results import Job, Sweep, load_sweep
-from experiments.summary import Row, make_groups, make_rows
+from experiments.page import REPORT, render_report
+from experiments.pictures import draw_all
+from experiments.results import load_sweep
+from experiments.sections import build_sections
+from experiments.study import BASELINE, Study
 
-BASELINE = "dwconv"
 CANNOT_WRITE = 2
 
 
@@ -37,25 +36,22 @@ def build_report(directory: Path, baseline: str = BASELINE) -> Path:
     sweep = load_sweep(directory)
     if not sweep.jobs and not sweep.problems:
         raise NothingToReportError(f"{directory} holds no jobs")
-    groups = make_groups(sweep.jobs)
-    rows = make_rows(groups, baseline)
-    comparisons = compare_all(groups)
-    write_tables(sweep, rows, baseline)
-    pictures = draw_all(rows, directory / "figures")
-    page = render_page(sweep, rows, baseline, judge(comparisons), comparisons, pictures)
-    write_atomically(directory / "report.html", page)
-    return directory / "report.html"
+    study = Study(sweep, baseline)
+    write_tables(study)
+    sections = build_sections(study)
+    plots = [plot for section in sections for plot in section.plots()]
+    pictures = draw_all(plots, directory / "figures")
+    write_atomically(directory / REPORT, render_report(sweep, sections, pictures))
+    return directory / REPORT
 
 
-def write_tables(sweep: Sweep, rows: list[Row], baseline: str) -> None:
-    """The three tables, in order of filter, activation and seed."""
-    jobs = sorted(sweep.jobs, key=_order)
-    columns = tables.header(baseline)
-    lines = [tables.cells(row) for row in rows]
-    lines += [tables.failed_cells(job) for job in jobs if not job.ok]
-    write_atomically(sweep.directory / "results.csv", tables.jobs_csv(jobs))
-    write_atomically(sweep.directory / "results.md", tables.to_markdown(columns, lines))
-    write_atomically(sweep.directory / "results.tex", tables.to_latex(columns, lines))
+def write_tables(study: Study) -> None:
+    """A row a job as CSV; as Markdown and LaTeX a table for each kind of job that there is."""
+    found = [table for table in (study.training_table, study.profile_table) if table is not None]
+    directory = study.sweep.directory
+    write_atomically(directory / "results.csv", tables.jobs_csv(study.jobs))
+    write_atomically(directory / "results.md", "\n".join(map(tables.to_markdown, found)))
+    write_atomically(directory / "results.tex", "\n".join(map(tables.to_latex, found)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,10 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cannot write the report: {error}", file=sys.stderr)
         return CANNOT_WRITE
     return 0
-
-
-def _order(job: Job) -> tuple:
-    return job.filter, job.activation or "", str(job.seed).zfill(12), job.result["config_hash"]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ MEASURED = {
     "latency_ms": ("forward_p20", "forward_p50", "forward_p80", "backward_p50"),
     "memory": ("saved_bytes", "peak_bytes"),
 }
+# What a job did where its result does not say so: there was nothing else at first.
+DEFAULT_TASK = "train"
+TASKS = (DEFAULT_TASK, "profile")
 # Over these first steps the networks are still alike, whatever their filters: later on a smaller
 # gradient may only mean a smaller loss.
 EARLY_STEPS = 20
@@ -86,6 +89,8 @@ def _check(result: Any) -> None:
         raise InvalidResultError(f"{RESULT} lacks {', '.join(missing)}")
     if result["status"] not in ("ok", "failed"):
         raise InvalidResultError(f"status is {result['status']!r}, not 'ok' or 'failed'")
+    if result.get("task", DEFAULT_TASK) not in TASKS:
+        raise InvalidResultError(f"task is {result['task']!r}, not one of {', '.join(TASKS)}")
     if not isinstance(result["filter"], str) and result["status"] == "ok":
         raise InvalidResultError(f"filter is {result['filter']!r}, not a name")
     for group in (*MEASURED, "gradients", "versions"):
@@ -101,7 +106,8 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
     for name, value in leaves.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidResultError(f"{name} is {value!r}, not a number")
-    if result["status"] == "ok" and result["metrics"].get("accuracy") is None:
+    trained = result["status"] == "ok" and result.get("task", DEFAULT_TASK) == "train"
+    if trained and result["metrics"].get("accuracy") is None:
         raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")
 
 
@@ -124,6 +130,11 @@ class Job:
     @property
     def ok(self) -> bool:
         return self.result["status"] == "ok"
+
+    @property
+    def task(self) -> str:
+        """What the job did: "train", or "profile" if it measured a filter."""
+        return self.result.get("task", DEFAULT_TASK)
 
     @property
     def filter(self) -> str:

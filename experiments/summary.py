@@ -10,9 +10,18 @@ from typing import Any
 
 from experiments.results import Job
 from experiments.statistics import Interval, mean_std, paired_difference
+from experiments.wording import natural
 
-# What tells jobs apart already, as columns of their own or as the number of seeds.
-IDENTITY = frozenset({"config.filter.name", "config.filter.activation", "config.seed"})
+# What tells jobs apart already: as columns of their own, as the number of seeds, or, the groups,
+# by the filter's own option.
+IDENTITY = frozenset(
+    {
+        "config.filter.name",
+        "config.filter.activation",
+        "config.seed",
+        "config.profile.groups",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,20 @@ class Row:
     is_baseline: bool
 
 
-def make_groups(jobs: Iterable[Job]) -> list[Group]:
-    """The finished jobs by setting; static filters first, then by name."""
+def make_groups(jobs: Iterable[Job], ignoring: Iterable[str] = ()) -> list[Group]:
+    """The finished jobs by setting; static filters first, then by name.
+
+    Jobs that differ in the seed or in the leaves `ignoring` alone are in one group. A name that
+    ends in a dot stands for all leaves below it.
+    """
+    ignoring = tuple(ignoring)
     jobs = [job for job in jobs if job.ok]
-    shared = _varying(jobs, lambda leaf: not leaf.startswith("config.filter."))
-    own = {name: _varying(of, _is_option) for name, of in _by_filter(jobs).items()}
+    varying = _varying(jobs, ignoring)
+    shared = [leaf for leaf in varying if not _is_option(leaf)]
+    own = {
+        name: [leaf for leaf in _varying(of, ignoring) if _is_option(leaf)]
+        for name, of in _by_filter(jobs).items()
+    }
     found: dict[tuple, list[Job]] = defaultdict(list)
     for job in jobs:
         options = tuple(_spell(job, leaf) for leaf in own[job.filter] if not _implied(job, leaf))
@@ -107,16 +125,21 @@ def _is_option(leaf: str) -> bool:
     return leaf.startswith("config.filter.")
 
 
-def _varying(jobs: Sequence[Job], wanted) -> list[str]:
-    """The configuration's leaves, among those wanted, that are not the same in all jobs."""
+def _varying(jobs: Sequence[Job], ignoring: Sequence[str]) -> list[str]:
+    """The configuration's leaves that are not the same in all jobs."""
     leaves = {leaf for job in jobs for leaf in job.leaves if leaf.startswith("config.")}
-    leaves = {leaf for leaf in leaves - IDENTITY if wanted(leaf)}
+    leaves = {leaf for leaf in leaves - IDENTITY if not _ignored(leaf, ignoring)}
     return sorted(leaf for leaf in leaves if len({repr(job.get(leaf)) for job in jobs}) > 1)
 
 
+def _ignored(leaf: str, ignoring: Sequence[str]) -> bool:
+    return any(leaf == name or (name[-1] == "." and leaf.startswith(name)) for name in ignoring)
+
+
 def _implied(job: Job, leaf: str) -> bool:
-    """Whether `leaf` is the activation of one branch, and only repeats the filter's."""
-    return leaf.endswith("_activation") and job.get(leaf) == job.activation
+    """Whether `leaf` is the activation of one branch, which the job's own name already tells."""
+    told = str(job.activation).split(" / ")
+    return leaf.endswith("_activation") and (job.get(leaf) in told or job.get(leaf) is None)
 
 
 def _spell(job: Job, leaf: str) -> str:
@@ -124,4 +147,5 @@ def _spell(job: Job, leaf: str) -> str:
 
 
 def _order(group: Group) -> tuple:
-    return (group.activation is not None, group.filter, group.activation or "", group.variant)
+    dynamic = group.activation is not None
+    return dynamic, group.filter, group.activation or "", natural(group.variant)

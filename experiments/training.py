@@ -22,22 +22,34 @@ from experiments.data import Data
 
 
 @contextlib.contextmanager
-def reproducible(seed: int, threads: int | None) -> Iterator[None]:
-    """Inside, everything random starts from `seed` and every kernel is deterministic."""
-    # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+def seeded(seed: int, threads: int | None) -> Iterator[None]:
+    """Inside, everything random starts from `seed`, on so many threads (None: as many as before).
+
+    The number of threads before is restored afterwards.
+    """
+    before = torch.get_num_threads()
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     if threads:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.set_num_threads(before[1])
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Inside, every kernel is deterministic. Slower: nothing should be timed there."""
+    # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def train(
@@ -48,12 +60,13 @@ def train(
     seed: int = 0,
     progress: bool | None = None,
     title: str = "",
-) -> list[dict[str, float]]:
-    """Trains `model` and returns a row an epoch: epoch, step, train_loss, train_accuracy.
+) -> Iterator[dict[str, float]]:
+    """Trains `model`; yields a row an epoch: epoch, step, train_loss, train_accuracy.
 
     Both are means over the batches as they were before their updates: no extra pass.
     `probe.step()` is called at every step, between the backward pass and the update.
-    `FloatingPointError` as soon as the loss is not a finite number.
+    `FloatingPointError` at the first step whose loss is not a finite number, after the probe
+    has seen its gradients and before they reach the weights.
     """
     epochs, size = options["epochs"], options["batch_size"]
     steps = epochs * max(1, len(data.train_x) // size)
@@ -61,15 +74,13 @@ def train(
     schedule = CosineAnnealingLR(optimizer, max(steps, 1))
     generator = torch.Generator().manual_seed(seed)
     disable = None if progress is None else not progress  # tqdm's None: only on a terminal
-    history = []
     with tqdm(total=steps, desc=title, unit="step", disable=disable, leave=False) as bar:
         for epoch in range(epochs):
             order = batches(len(data.train_x), size, generator)
             loss, accuracy = _train_epoch(model, data, order, schedule, probe, bar)
             bar.set_postfix(train_accuracy=f"{accuracy:.3f}")
             row = {"epoch": epoch, "step": schedule.last_epoch, "train_loss": loss}
-            history.append({**row, "train_accuracy": accuracy})
-    return history
+            yield {**row, "train_accuracy": accuracy}
 
 
 def make_optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -120,14 +131,26 @@ def _train_epoch(
         schedule.optimizer.zero_grad(set_to_none=True)
         scores, labels = model(data.train_x[indices]), data.train_y[indices]
         loss = functional.cross_entropy(scores, labels)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the training loss is {value} at step {schedule.last_epoch}")
         loss.backward()
         probe.step()
+        value = loss.item()
+        _check_loss(value, model, schedule.last_epoch)
         schedule.optimizer.step()
         schedule.step()
         bar.update()
         losses.append(value)
         hits.append((scores.argmax(1) == labels).double().mean().item())
     return fmean(losses), fmean(hits)
+
+
+def _check_loss(loss: float, model: nn.Module, step: int) -> None:
+    """`FloatingPointError` unless the loss is finite; it says how far that has spread."""
+    if math.isfinite(loss):
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    wrong = sum(int((~gradient.isfinite()).sum()) for gradient in gradients)
+    total = sum(gradient.numel() for gradient in gradients)
+    raise FloatingPointError(
+        f"the training loss is {loss} at step {step}; "
+        f"{wrong} of {total} entries of the gradients are not finite"
+    )

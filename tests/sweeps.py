@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -66,6 +67,7 @@ def result(
     branches = {"trunk": 1.0, **(branches or {})}
     gradients = {branch: {"grad_norm_median": norm} for branch, norm in branches.items()}
     names = {"filter": {"name": filter, **config.pop("filter_options", {})}, "seed": seed}
+    model = config.pop("model", {"name": "small_resnet"})
     return {
         **empty_result(),
         **{"status": "ok", "filter": filter, "activation": activation, "seed": seed},
@@ -81,8 +83,74 @@ def result(
         "device": "cpu",
         "versions": {"torch": "2.13.0"},
         "seconds": 3.5,
-        "config": {**names, "model": {"name": "small_resnet"}, **config},
+        "config": {**names, "model": model, **config},
     }
+
+
+def profile(
+    filter: str = "ddf",
+    *,
+    part: str = "layer",
+    vary: str | None = None,
+    saved: int | None = 7_000_000,
+    formula: int | None = None,
+    forward: float | None = 2.0,
+    adaptive: tuple[bool, bool] | None = None,
+    **sizes: int | None,
+) -> dict:
+    """A finished measurement of one filter; `adaptive` are its marks, spatial and channel."""
+    shape = {"batch": 2, "channels": 64, "resolution": 14, "groups": 1, **sizes}
+    settings = {"part": part, "vary": vary, **shape}
+    marks = dict(zip(("spatial", "channel"), adaptive or (None, None), strict=True))
+    changes = {kind: None if mark is None else 0.5 * mark for kind, mark in marks.items()}
+    return {
+        **result(filter, None),
+        "task": "profile",
+        "config_hash": "-".join(map(str, (filter, *settings.values()))),
+        "metrics": {"accuracy": None, "loss": None},
+        "latency_ms": {**dict.fromkeys(LATENCIES), "forward_p50": forward},
+        "memory": {"saved_bytes": saved, "peak_bytes": None, "formula_bytes": formula},
+        "adaptivity": {
+            **{f"{kind}_adaptive": mark for kind, mark in marks.items()},
+            **{f"{kind}_change": change for kind, change in changes.items()},
+        },
+        "gradients": {},
+        "gradients_early": {},
+        "config": {"task": "profile", "filter": {"name": filter}, "profile": settings, "seed": 0},
+    }
+
+
+def depth_sweep(
+    factors: dict[str, float],
+    filter: str = "ddf",
+    depths: tuple[int, ...] = (4, 8, 16),
+    seeds: int = 3,
+    noise: float = 0.02,
+) -> list[dict]:
+    """Jobs whose transmission is 0.5 · factor^depth, a factor for each activation, with noise.
+
+    The norm of the spatial branch is that times √depth, so that per block it is the same.
+    """
+    jobs = []
+    for activation, depth, seed in itertools.product(factors, depths, range(seeds)):
+        wiggle = math.exp(noise * (seed - 1) * depth / max(depths))
+        value = 0.5 * factors[activation] ** depth * wiggle
+        norms = {"spatial": value * math.sqrt(depth), "trunk": math.sqrt(depth)}
+        model = {"name": "small_resnet", "depth": depth}
+        job = result(filter, activation, seed, 0.9, norms, model=model)
+        job["gradients"]["spatial"]["transmission_median"] = value
+        jobs.append({**job, "config_hash": f"{filter}-{activation}-{depth}-{seed}"})
+    return jobs
+
+
+def layers_csv(depth: int, value: float = 0.5) -> str:
+    """A `layers.csv` where layer i of the spatial branch, from 1, transmits value^i."""
+    rows = "".join(
+        f"blocks.{i}.filter,spatial,{quantity},{value ** (i + 1):.6g}\n"
+        for i in range(depth)
+        for quantity in ("transmission", "grad_norm")
+    )
+    return f"layer,branch,quantity,median\n{rows}"
 
 
 def failure(**fields) -> dict:

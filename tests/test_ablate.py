@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from sweeps import ROOT, TINY, break_dwconv, make, run_main
 
-from experiments import ablate
-from experiments.checks import CheckError, check_job, check_sweep
-from experiments.confighash import config_hash
+from experiments import ablate, job
+from experiments.callback import compose_jobs
+from experiments.checks import CheckError, check_job, check_place
+from experiments.confighash import canonical, config_hash
 from experiments.results import RESULT
 
 SAME = [
@@ -49,7 +55,7 @@ def test_configurations_of_different_computations_have_two(ours, theirs) -> None
 
 
 def test_the_hash_is_a_short_directory_name_that_other_runs_find_again() -> None:
-    code = "from sweeps import make; from experiments.confighash import config_hash as h"
+    code = "from sweeps import make; from experiments.confighash import canonical, config_hash as h"
     code += "; print(h(make('seed=3')))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     found = subprocess.run(
@@ -78,6 +84,12 @@ def test_the_hash_is_a_short_directory_name_that_other_runs_find_again() -> None
         (["name=../../etc"], "name: expected letters"),
         (["seed=-1"], "seed: expected a whole number"),
         (["seed=true"], "of at least 0, got True"),
+        (["task=tran"], "unknown task 'tran': did you mean 'train'"),
+        (["optim.epochs=0"], "optim.epochs: expected an integer of at least 1, got 0"),
+        (["optim.batch_size=1.5"], "optim.batch_size: expected an integer of at least 1"),
+        (["probe.every=0"], "probe.every: expected an integer of at least 1, got 0"),
+        (["measure.batch_size=0"], "measure.batch_size: expected an integer of at least 1"),
+        (["measure.seconds=-1"], "measure.seconds: expected a number of at least 0, got -1"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -96,7 +108,34 @@ def test_a_device_that_is_absent_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckError, match="cannot write to"):
-        check_sweep([make()], tmp_path / "file" / "sweep")
+        check_place(tmp_path / "file" / "sweep", jobs=1)
+
+
+@pytest.mark.parametrize("multirun", [["-m"], []], ids=["sweep", "job"])
+@pytest.mark.parametrize("trouble", ["is a file", "is full"])
+def test_an_output_folder_of_no_use_stops_the_program_before_any_training(
+    trouble, multirun, tmp_path, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(ablate, "run_job", lambda *_: pytest.fail("a job was started"))
+    if trouble == "is a file":
+        (tmp_path / "outputs").touch()
+    else:
+        usage = shutil.disk_usage(tmp_path)._replace(free=20_500_000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert (
+        run_main(monkeypatch, tmp_path, *multirun, "filter=ddf", "activation=tanh", "seed=0") == 2
+    )
+    message = capfd.readouterr().err
+    assert "cannot write to" in message
+    assert trouble == "is a file" or "20 MB left, and 21 MB may be needed" in message
+
+
+def test_room_is_asked_for_by_the_number_of_jobs(tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=25_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    check_place(tmp_path, jobs=5)
+    with pytest.raises(CheckError, match=r"25 MB left, and 26 MB may be needed"):
+        check_place(tmp_path, jobs=6)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +188,17 @@ def test_an_interrupt_stops_the_sweep(tmp_path, monkeypatch, capfd) -> None:
     assert not list(tmp_path.rglob(RESULT))
 
 
+def test_a_sweep_that_breaks_off_says_how_to_go_on(tmp_path, monkeypatch, capfd) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "write_result", full)
+    assert run_main(monkeypatch, tmp_path, "-m", *TINY, "filter=dwconv", "seed=0") == 1
+    message = capfd.readouterr().err
+    assert "No space left on device" in message
+    assert "goes on where it stopped" in message
+
+
 PLUGIN = """
 import dynfilters
 
@@ -179,14 +229,36 @@ def test_the_command_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None
     assert "fragile" in (tmp_path / "sweep" / "results.md").read_text()
     page = (tmp_path / "sweep" / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # that which sorts the tables
 
 
-def test_jobs_run_in_parallel_with_joblib(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = [sys.executable, "-m", "experiments.ablate", "-m", "launcher=joblib", *TINY]
-    command += ["filter=dwconv", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert len(list(tmp_path.glob(f"sweep/*/{RESULT}"))) == 2
-    assert (tmp_path / "sweep" / "report.html").exists()
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        (
+            ["filter=ddf,conv", "activation=sigmoid", "optim.lr=0.5", "seed=0,1"],
+            [
+                [f"filter={name}", "activation=sigmoid", "optim.lr=0.5", f"seed={seed}"]
+                for name in ("ddf", "conv")
+                for seed in (0, 1)
+            ],
+        ),
+        (
+            ["experiment=combine", "filter=ddf", "~filter.groups", "filter.combine=add", "seed=4"],
+            [
+                [
+                    *("experiment=combine", "filter=ddf", "activation=paper", "~filter.groups"),
+                    *("filter.combine=add", f"filter.squeeze_ratio={ratio}", "seed=4"),
+                ]
+                for ratio in (0.2, 0.5, 1.0)
+            ],
+        ),
+    ],
+    ids=["groups and values", "experiment"],
+)
+def test_jobs_are_composed_as_hydra_composes_each(arguments, jobs) -> None:
+    with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        sweep = loader.load_configuration("ablate", arguments, RunMode.MULTIRUN)
+        expected = [canonical(loader.load_sweep_config(sweep, job)) for job in jobs]
+        assert [canonical(job) for job in compose_jobs(sweep)] == expected

@@ -42,7 +42,7 @@ TINY += ["--no-memory", "--fresh-pages"]
 def _quick(monkeypatch):
     """Without the copies of large tensors; as many threads afterwards as before."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(run, "copy_gbps", lambda *_: 10.0)
+    monkeypatch.setattr(run, "measure_bandwidth", lambda *_: 10.0)
     yield
     torch.set_num_threads(before)
 

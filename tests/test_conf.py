@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import dynfilters
+from benchmarks.cases import GRIDS
 from experiments.ablate import CONF
 from experiments.compose import NEEDS, choices, compose_choice
+from experiments.confighash import canonical, config_hash
+from experiments.files import flatten
+from experiments.sizes import AXES
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 PACKAGE = "dynfilters.conf" if importlib.util.find_spec("dynfilters.conf") else "conf"
@@ -58,15 +65,103 @@ def test_activation_yamls_are_those_of_the_registry() -> None:
 def test_every_experiment_carries_its_command(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert f"# python -m experiments.ablate -m experiment={path.stem}" in comments
+    assert re.search(r"minutes?\b|Seconds", " ".join(comments)), "how long does it take?"
 
 
-def test_the_default_sweep_is_the_activation_experiment_and_covers_the_claim() -> None:
+def test_the_default_sweep_is_the_ablation_and_covers_the_claim() -> None:
     default = read(CONF / "ablate.yaml")["hydra"]["sweeper"]["params"]
-    assert default == read(CONF / "experiment" / "activation.yaml")["hydra"]["sweeper"]["params"]
+    assert default == read(CONF / "experiment" / "ablation.yaml")["hydra"]["sweeper"]["params"]
     swept = {key: str(value).split(",") for key, value in default.items()}
     assert {"conv", "dwconv", "ddf", "ddf_spatial", "ddf_channel"} <= set(swept["filter"])
     assert {"sigmoid", "filter_norm"} <= set(swept["activation"])
     assert len(swept["seed"]) >= 3
+
+
+@lru_cache
+def sweep(experiment: str) -> list[dict]:
+    """The canonical configurations of an experiment's different jobs."""
+    _, jobs = compose_choice(f"experiment={experiment}")
+    return list({config_hash(job): canonical(job) for job in jobs}.values())
+
+
+def swept(experiment: str, *names: str) -> set[tuple]:
+    """The combinations of the given leaves in an experiment's jobs."""
+    leaves = [flatten(job) for job in sweep(experiment)]
+    return {tuple(job.get(name) for name in names) for job in leaves}
+
+
+def test_activation_covers_all_of_them_in_all_filters_and_in_both_branches() -> None:
+    """The same folder, so that one report has both; jobs that are the same run once."""
+    activations = set(dynfilters.list_activations())
+    for name in ("ddf", "ddf_spatial", "ddf_channel", "dw_weightnet", "involution"):
+        found = swept("activation", "filter.name", "filter.activation")
+        assert {(name, activation) for activation in activations} <= found
+    branches = ("filter.spatial_activation", "filter.channel_activation")
+    assert swept("activation_branches", *branches) == set(product(activations, repeat=2))
+    folders = {
+        compose_choice(f"experiment={name}", sweep=False)[0].hydra.sweep.dir
+        for name in ("activation", "activation_branches")
+    }
+    assert folders == {"outputs/activation"}
+    shared = [job for job in sweep("activation_branches") if job in sweep("activation")]
+    assert len(shared) == len(activations) * 3
+
+
+@pytest.mark.parametrize(
+    ("experiment", "residual", "deepest"),
+    [("gradient_flow", True, 50), ("gradient_flow_plain", False, 32)],
+)
+def test_gradient_flow_goes_deep_under_both_activations(experiment, residual, deepest) -> None:
+    depths = {depth for (depth,) in swept(experiment, "model.depth")}
+    assert (min(depths), max(depths)) == (4, deepest)
+    settings = ("filter.activation", "model.depth", "model.residual", "seed")
+    wanted = product(("sigmoid", "filter_norm"), depths, (residual,), range(3))
+    assert swept(experiment, *settings) == set(wanted)
+
+
+def test_memory_varies_one_axis_at_a_time() -> None:
+    for axis in AXES:
+        jobs = [job for job in sweep("memory") if job["profile"]["vary"] == axis]
+        found = {
+            tuple(job["profile"][other] for other in AXES if other != axis)
+            for job in jobs
+            if job["filter"]["name"] == "ddf"
+        }
+        assert len(found) == 1
+        assert len({job["profile"][axis] for job in jobs if job["filter"]["name"] == "ddf"}) == 5
+
+
+def test_table_a_is_the_papers() -> None:
+    columns = [("conv", "layer"), ("dwconv", "layer"), ("ddf", "layer"), ("ddf", "op")]
+    wanted = {(*column, grid) for column, grid in product(columns, GRIDS)}
+    assert swept("table_a", "filter.name", "profile.part", "profile.resolution") == wanted
+    assert swept("table_a", "profile.channels", "filter.kernel_size") == {(256, 3)}
+
+
+def test_table_b_has_every_filter() -> None:
+    assert swept("table_b", "filter.name", "profile.adaptivity") == {
+        (name, True) for name in names("filter")
+    }
+
+
+def test_combine_has_every_variant_once_a_seed() -> None:
+    leaves = ("filter.name", "filter.combine", "filter.squeeze_ratio")
+    found = swept("combine", *leaves)
+    assert {entry for entry in found if entry[0] == "ddf_spatial"} == {("ddf_spatial", "mul", 0.2)}
+    assert len(found) == len({entry[2] for entry in found}) * 3 + 1
+    assert len(sweep("combine")) == 3 * len(found)
+
+
+def test_slurm_takes_partition_time_cores_and_gpus_from_the_command_line() -> None:
+    pytest.importorskip(NEEDS["launcher=submitit_slurm"])
+    given = {"partition": "long", "timeout_min": 90, "cpus_per_task": 4, "gpus_per_node": 1}
+    overrides = [f"hydra.launcher.{key}={value}" for key, value in given.items()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("ablate", ["launcher=submitit_slurm", *overrides], return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert given.items() <= dict(launcher).items()
+    assert launcher.submitit_folder == "outputs/ablation/.submitit/%j"
 
 
 def test_the_sweep_directory_is_fixed_and_the_working_directory_stays() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ import torch
 from sweeps import break_dwconv, make
 from torch import nn
 
-from experiments import files, training
+from experiments import files, train_job, training
 from experiments.confighash import canonical, config_hash
 from experiments.data import load_data
-from experiments.job import build, run_job, to_csv
+from experiments.job import run_job
 from experiments.results import RESULT, empty_result, is_finished, read_result
+from experiments.train_job import build, to_csv
 
 
 def test_a_job_leaves_the_result_of_the_contract(tmp_path: Path) -> None:
@@ -105,10 +108,31 @@ def test_evaluation_against_the_closed_form() -> None:
     assert accuracy == pytest.approx(2 / 3)
 
 
-def test_deterministic_mode_ends_with_the_job() -> None:
-    with training.reproducible(0, 1):
-        assert torch.are_deterministic_algorithms_enabled()
+def test_training_is_deterministic_and_timing_is_not(tmp_path: Path, monkeypatch) -> None:
+    """Deterministic mode fills every new tensor first, which is no part of a filter's time."""
+    seen = {}
+
+    def watch(name: str):
+        call = getattr(train_job, name)
+
+        def watched(*args, **kwargs):
+            seen[name] = torch.are_deterministic_algorithms_enabled()
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(train_job, name, watched)
+
+    for name in ("train", "measure_latency"):
+        watch(name)
+    run_job(make("filter=dwconv"), tmp_path)
+    assert seen == {"train": True, "measure_latency": False}
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_threads_are_those_of_the_job_alone() -> None:
+    before = torch.get_num_threads()
+    with training.seeded(0, before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_a_finished_job_is_not_run_again(tmp_path: Path) -> None:
@@ -152,11 +176,45 @@ def test_an_exception_becomes_a_failed_result(tmp_path: Path, monkeypatch) -> No
 
 
 def test_a_loss_that_is_no_number_becomes_a_failed_result(tmp_path: Path) -> None:
-    result = run_job(make("filter=dwconv", "optim.lr=1e38", "optim.epochs=5"), tmp_path)
+    """With what led there: the gradients of the good steps, and the count of the bad ones."""
+    result = run_job(make("filter=ddf", "optim.lr=1e38", "optim.epochs=5"), tmp_path)
     assert result["status"] == "failed"
     assert result["error"]["type"] == "FloatingPointError"
-    assert "step" in result["error"]["message"]
+    found = re.fullmatch(
+        r"the training loss is \w+ at step (\d+); (\d+) of (\d+) entries .* not finite",
+        result["error"]["message"],
+    )
+    step, wrong, total = map(int, found.groups())
+    assert 0 < step < 5 * 3
+    model = build(canonical(make()), load_data(make().data))
+    assert total == sum(p.numel() for p in model.parameters())
     assert read_result(tmp_path) == files.finite(result)
+    counts = [group["nonfinite_total"] for group in result["gradients"].values()]
+    assert sum(counts) >= wrong > 0
+    assert result["gradients"]["spatial"]["grad_norm_median"] > 0
+    with open(tmp_path / "gradients.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["quantity"] == "nonfinite"]
+    assert max(int(row["step"]) for row in rows) == step
+    assert sum(float(row["value"]) for row in rows if int(row["step"]) == step) == wrong
+    assert (tmp_path / "layers.csv").read_text().count("nan") == 0
+
+
+def test_what_was_recorded_before_a_failure_is_kept(tmp_path: Path, monkeypatch) -> None:
+    """The first epoch's curve and gradients, when the second one breaks."""
+    calls = itertools.count()
+    real = training._train_epoch
+
+    def second_breaks(*args):
+        if next(calls) == 1:
+            raise RuntimeError("out of memory")
+        return real(*args)
+
+    monkeypatch.setattr(training, "_train_epoch", second_breaks)
+    result = run_job(make("optim.epochs=3"), tmp_path)
+    assert (result["status"], result["error"]["message"]) == ("failed", "out of memory")
+    assert result["gradients"]["spatial"]["grad_norm_median"] > 0
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+    assert result["metrics"]["accuracy"] is None
 
 
 def test_an_interrupt_passes_and_leaves_no_result(tmp_path: Path, monkeypatch) -> None:

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 from sweeps import groups_of, result
 
+from experiments.results import Job
 from experiments.statistics import mean_std, paired_difference, paired_ratio, t_interval
-from experiments.summary import make_rows
+from experiments.summary import make_groups, make_rows
 
 
 def test_mean_and_deviation() -> None:
@@ -95,3 +96,30 @@ def test_activations_of_single_branches_show_where_they_differ() -> None:
     ]
     names = [group.name for group in groups_of(jobs)]
     assert sorted(names) == ["ddf", "ddf", "ddf (spatial_activation=sigmoid)"]
+
+
+def test_activations_of_branches_that_the_name_tells_are_not_told_twice() -> None:
+    both = [
+        result("ddf", "sigmoid / tanh", filter_options={"spatial_activation": "sigmoid"}),
+        result("ddf", "tanh", filter_options={"spatial_activation": "tanh"}),
+        result("ddf", "tanh", filter_options={"spatial_activation": "softmax"}),
+    ]
+    found = [(group.name, group.activation) for group in groups_of(both)]
+    assert found == [
+        ("ddf", "sigmoid / tanh"),
+        ("ddf", "tanh"),
+        ("ddf (spatial_activation=softmax)", "tanh"),
+    ]
+
+
+def test_groups_ignore_what_they_are_told_to() -> None:
+    models = [{"name": "small_resnet", "depth": depth, "width": 8} for depth in (4, 8)]
+    jobs = [Job(result("ddf", "tanh", model=model)) for model in models]
+    assert [group.name for group in make_groups(jobs)] == [
+        "ddf (model.depth=4)",
+        "ddf (model.depth=8)",
+    ]
+    for name in ("config.model.depth", "config.model."):
+        (group,) = make_groups(jobs, ignoring=[name])
+        assert (group.name, len(group.jobs)) == ("ddf", 2)
+    assert len(make_groups(jobs, ignoring=["config.model.dep"])) == 2

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from dynfilters.commands.tables import Table
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command has to say: `data` for --json, `text` for people; `code` to exit with."""
+    """What a command has to say: `data` for --json, `shown` for people; `code` to exit with."""
 
     data: Any
-    text: str
+    shown: Sequence[Table | str]
     code: int = 0
 
 
-def table(rows: Iterable[Sequence[object]], indent: int = 0) -> str:
-    """Left-aligned columns, two blanks apart.
+class Unavailable(RuntimeError):
+    """What was asked for needs something that is not here; `advice` says what to do about it."""
 
-    >>> print(table([("a", 1), ("long", 2)]))
-    a     1
-    long  2
-    """
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
-    return "\n".join(" " * indent + line.rstrip() for line in lines)
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice

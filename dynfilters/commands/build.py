@@ -40,4 +40,4 @@ def run(args: argparse.Namespace) -> Result:
     text = f"{library.path}\ncompiled in {facts['seconds']} s by {facts['version']}"
     if args.output:
         text += f"\nto use it: DYNFILTERS_CACHE={library.path.parent}"
-    return Result({"library": str(library.path), **facts}, text)
+    return Result({"library": str(library.path), **facts}, [text])

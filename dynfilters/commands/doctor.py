@@ -9,7 +9,8 @@ import warnings
 import torch
 
 import dynfilters
-from dynfilters.commands import Result, table
+from dynfilters.commands import Result
+from dynfilters.commands.tables import Table
 from dynfilters.ops import cache, native, reference, toolchain
 from dynfilters.ops.toolchain import BuildError
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> Result:
         "devices": devices,
     }
     failed = any(device["failed"] for device in devices.values())
-    return Result(data, _text(data), code=int(failed))
+    return Result(data, _shown(data), code=int(failed))
 
 
 def _examine(device: str) -> dict:
@@ -92,19 +93,17 @@ def _computes(device: str) -> bool:
     return torch.allclose(dynfilters.ops.filter2d(*tensors, kernel_size=3), wanted, atol=1e-4)
 
 
-def _text(data: dict) -> str:
+def _shown(data: dict) -> list[Table]:
     head = [
         ("dynfilters", f"{data['dynfilters']}, torch {data['torch']}, python {data['python']}"),
         ("processor", f"{data['processor']}: {', '.join(data['features']) or 'features unknown'}"),
         ("threads", data["threads"]),
         ("cache", data["cache"][0]),
     ]
-    return "\n\n".join(
-        [table(head), *(_device_text(name, facts) for name, facts in data["devices"].items())]
-    )
+    return [Table(head), *(_of_device(name, facts) for name, facts in data["devices"].items())]
 
 
-def _device_text(name: str, facts: dict) -> str:
+def _of_device(name: str, facts: dict) -> Table:
     flags = " ".join(facts["flags"] or ())
     rows = [
         ("why", facts["reason"]),
@@ -114,4 +113,4 @@ def _device_text(name: str, facts: dict) -> str:
         ("flags", flags),
         ("built in", f"{facts['build_seconds']} s" if facts["build_seconds"] else None),
     ]
-    return f"{name}: {facts['backend']}\n" + table([row for row in rows if row[1]], indent=2)
+    return Table([row for row in rows if row[1]], title=f"{name}: {facts['backend']}")

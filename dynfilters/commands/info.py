@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from dynfilters.commands import Result, table
+from dynfilters.commands import Result
 from dynfilters.commands.listing import adapts_to
+from dynfilters.commands.tables import Table
 from dynfilters.filters import filter_info
 
 
@@ -30,4 +31,4 @@ def run(args: argparse.Namespace) -> Result:
         ("activation", info.default_activation or "-"),
         ("options", options or "-"),
     ]
-    return Result(asdict(info), table(rows))
+    return Result(asdict(info), [Table(rows)])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from dynfilters.commands import Result, table
+from dynfilters.commands import Result
+from dynfilters.commands.tables import Table
 from dynfilters.filters import FilterInfo, filter_info, list_filters
 from dynfilters.registry import UnknownNameError
 
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> Result:
         raise UnknownNameError("filter", args.pattern, list_filters())
     rows = [(i.name, adapts_to(i), i.default_activation or "-", i.summary) for i in infos]
     header = ("NAME", "ADAPTS TO", "ACTIVATION", "WHAT IT IS")
-    return Result([asdict(info) for info in infos], table([header, *rows]))
+    return Result([asdict(info) for info in infos], [Table(rows, header, prose=[3])])
 
 
 def adapts_to(info: FilterInfo) -> str:

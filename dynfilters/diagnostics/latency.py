@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from dynfilters.checks import check_positive
 
@@ -25,6 +26,8 @@ class Latency:
         gbps: 10⁹ bytes per second at p50, None unless the bytes are known.
         runs: how many were timed.
         device: "cpu" or "cuda": which clock.
+        share: gbps over the bandwidth of a copy, None unless both are known. Above 1 where
+            operands stay in a cache.
     """
 
     p20: float
@@ -33,6 +36,7 @@ class Latency:
     gbps: float | None
     runs: int
     device: str
+    share: float | None = None
 
 
 def measure_latency(
@@ -40,6 +44,7 @@ def measure_latency(
     *,
     backward: bool = False,
     bytes_moved: int | None = None,
+    bandwidth: float | None = None,
     min_run_time: float = 0.2,
     min_runs: int = 5,
     warmup: int = 2,
@@ -51,10 +56,11 @@ def measure_latency(
     measure_latency(lambda: layer(x), backward=True)  # backward alone
     ```
 
-    Runs are timed one by one: by CUDA events, with the L2 cache flushed before each, if `fn`
-    returns a tensor on a CUDA device, else by the processor's clock. Runs go on until
-    `min_run_time` has passed and at least `min_runs` are done, or 10,000. `fn` decides about
-    training mode, `torch.no_grad` and autocast; as many threads are used as are set.
+    On a CPU by `torch.utils.benchmark`: in blocks of as many runs as make the clock negligible,
+    usually of one; a percentile is then one over the blocks' means. If `fn` returns a tensor on
+    a CUDA device, run by run with CUDA events, the L2 cache flushed before each, 10,000 runs at
+    most. `fn` decides about training mode, `torch.no_grad` and autocast; as many threads are
+    used as are set.
 
     Args:
         fn: takes no arguments; with `backward` it returns the tensor to start from.
@@ -62,28 +68,39 @@ def measure_latency(
             require them) for a gradient of ones. `fn` runs before each, untimed, and `.grad` of
             the leaves stays as it is.
         bytes_moved: what a run must read and write at least; gives `gbps`.
-        min_run_time: seconds, the preparation of runs included.
+        bandwidth: 10⁹ bytes per second of a copy, as `measure_bandwidth` finds; gives `share`.
+        min_run_time: seconds that runs are timed for at least; on CUDA the preparation counts.
         min_runs, warmup: timed and untimed runs.
 
     Raises:
         ValueError: an argument is of the wrong kind, or with `backward` what `fn` returns is not
             a tensor that has a graph.
     """
+    _check(fn, bytes_moved, bandwidth, min_run_time, min_runs, warmup)
+    prepare = _backward_of(fn) if backward else None
+    result = fn()
+    for _ in range(warmup):
+        fn() if prepare is None else prepare()()
+    on_cuda = isinstance(result, Tensor) and result.is_cuda
+    del result  # its graph would stand in the way of reusing memory
+    times, runs = (_times_cuda if on_cuda else _times_cpu)(fn, prepare, min_run_time, min_runs)
+    p20, p50, p80 = (float(p) for p in numpy.percentile(times, (20, 50, 80)))
+    gbps = None if bytes_moved is None else bytes_moved / p50 / 1e6
+    share = None if gbps is None or bandwidth is None else gbps / bandwidth
+    return Latency(p20, p50, p80, gbps, runs, "cuda" if on_cuda else "cpu", share)
+
+
+def _check(fn, bytes_moved, bandwidth, min_run_time, min_runs, warmup) -> None:
     if not callable(fn):
         raise ValueError(f"fn: expected a function without arguments, got {type(fn).__name__}")
     if not min_run_time > 0:
         raise ValueError(f"min_run_time: expected positive seconds, got {min_run_time!r}")
     check_positive("min_runs", min_runs)
-    prepare = _backward_of(fn) if backward else lambda: fn
-    result = fn()
-    for _ in range(warmup):
-        prepare()()
-    on_cuda = isinstance(result, Tensor) and result.is_cuda
-    del result  # its graph would stand in the way of reusing memory
-    times = (_times_cuda if on_cuda else _times_cpu)(prepare, min_run_time, min_runs)
-    p20, p50, p80 = (float(p) for p in numpy.percentile(times, (20, 50, 80)))
-    gbps = None if bytes_moved is None else bytes_moved / p50 / 1e6
-    return Latency(p20, p50, p80, gbps, len(times), "cuda" if on_cuda else "cpu")
+    if warmup < 0:
+        raise ValueError(f"warmup: expected a number of runs, got {warmup!r}")
+    for name, value in (("bytes_moved", bytes_moved), ("bandwidth", bandwidth)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
 
 
 def _backward_of(fn: Callable[[], object]) -> Callable[[], Callable[[], object]]:
@@ -111,18 +128,45 @@ def _leaves(output: Tensor) -> list[Tensor]:
     return leaves
 
 
-def _times_cpu(prepare: Callable, min_run_time: float, min_runs: int) -> list[float]:
-    """Milliseconds of each run."""
-    times: list[float] = []
-    deadline = time.perf_counter() + min_run_time
-    while len(times) < min_runs or (len(times) < MAX_RUNS and time.perf_counter() < deadline):
+class _Stopwatch:
+    """A clock in seconds from which time can be taken out."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def __call__(self) -> float:
+        _synchronize()
+        return time.perf_counter() - self._skipped
+
+    def skip(self, start: float) -> None:
+        """What passed since the clock said `start` did not count."""
+        self._skipped += self() - start
+
+
+def _times_cpu(
+    fn: Callable, prepare: Callable | None, min_run_time: float, min_runs: int
+) -> tuple[list[float], int]:
+    """Milliseconds of a run, one figure for each block, and how many runs there were."""
+    clock = _Stopwatch()
+
+    def prepared_run() -> None:
+        start = clock()
         run = prepare()
-        _synchronize()
-        start = time.perf_counter()
+        clock.skip(start)
         run()
-        _synchronize()
-        times.append((time.perf_counter() - start) * 1e3)
-    return times
+
+    run = fn if prepare is None else prepared_run
+    threads = torch.get_num_threads()
+    timer = Timer("run()", globals={"run": run}, timer=clock, num_threads=threads)
+    start = clock()
+    run()
+    enough = max(min_run_time, (min_runs - 0.5) * (clock() - start))
+    measured = timer.blocked_autorange(min_run_time=enough)
+    times, runs = measured.times, len(measured.times) * measured.number_per_run
+    while runs < min_runs:  # that first run was slower than most
+        times.append(timer.timeit(1).mean)
+        runs += 1
+    return [1e3 * seconds for seconds in times], runs
 
 
 def _synchronize() -> None:
@@ -131,8 +175,10 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _times_cuda(prepare: Callable, min_run_time: float, min_runs: int) -> list[float]:
-    """Milliseconds of each run, between events around it."""
+def _times_cuda(
+    fn: Callable, prepare: Callable | None, min_run_time: float, min_runs: int
+) -> tuple[list[float], int]:
+    """Milliseconds of each run, between events around it, and how many there were."""
     cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     flush = torch.empty(2 * cache, dtype=torch.int8, device="cuda")
     times: list[float] = []
@@ -140,10 +186,11 @@ def _times_cuda(prepare: Callable, min_run_time: float, min_runs: int) -> list[f
     deadline = time.perf_counter() + min_run_time
     while len(times) < min_runs or (len(times) < MAX_RUNS and time.perf_counter() < deadline):
         # Several at once, so that the device does not wait for the host in between.
-        pairs = [_run_between_events(prepare(), flush) for _ in range(CUDA_BATCH)]
+        runs = (fn if prepare is None else prepare() for _ in range(CUDA_BATCH))
+        pairs = [_run_between_events(run, flush) for run in runs]
         torch.cuda.synchronize()
         times += [start.elapsed_time(end) for start, end in pairs]
-    return times
+    return times, len(times)
 
 
 def _run_between_events(run: Callable[[], object], flush: Tensor) -> tuple:

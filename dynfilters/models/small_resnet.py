@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from dynfilters.checks import check_positive
+from dynfilters.checks import check_choice, check_positive
 from dynfilters.filters import create_filter, filter_info
 from dynfilters.models.registry import register_model
 
 
 class ResidualBlock(nn.Module):
-    """y = relu(x + bn(conv1×1(relu(bn(filter(x)))))).
+    """y = relu(x + bn(conv1×1(relu(bn(filter(x)))))), and without x if not `residual`.
 
     Depth-wise filters need the 1×1 convolution to mix channels. Dense ones have it too, so that
     blocks differ in the filter and in nothing else.
@@ -20,7 +20,9 @@ class ResidualBlock(nn.Module):
     Shapes: (B, width, H, W) to the same.
     """
 
-    def __init__(self, width: int, filter: str, filter_options: Mapping[str, object]) -> None:
+    def __init__(
+        self, width: int, filter: str, filter_options: Mapping[str, object], residual: bool = True
+    ) -> None:
         super().__init__()
         options = {"kernel_size": 3, **filter_options}
         self.filter = create_filter(filter, width, width, **options)
@@ -28,10 +30,12 @@ class ResidualBlock(nn.Module):
         self.mix = nn.Conv2d(width, width, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
+        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.norm1(self.filter(x)))
-        return self.relu(x + self.norm2(self.mix(y)))
+        y = self.norm2(self.mix(y))
+        return self.relu(x + y if self.residual else y)
 
 
 @register_model("small_resnet")
@@ -50,12 +54,15 @@ class SmallResNet(nn.Module):
             unless given here.
         depth: number of residual blocks.
         width: channels of each.
+        residual: whether a block adds its input. Without, the gradient reaches a block only
+            through all those above it.
 
     Shapes: x (B, in_chans, H, W) → (B, num_classes).
 
     Raises:
-        ValueError: a number below 1, options that would change the grid, or what the filter
-            does not accept. `UnknownNameError`, a ValueError, if there is no such filter.
+        ValueError: a number below 1, a `residual` that is no bool, options that would change the
+            grid, or what the filter does not accept. `UnknownNameError`, a ValueError, if there
+            is no such filter.
     """
 
     def __init__(
@@ -66,17 +73,21 @@ class SmallResNet(nn.Module):
         filter_options: Mapping[str, object] | None = None,
         depth: int = 8,
         width: int = 16,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         check_positive("num_classes", num_classes)
         check_positive("in_chans", in_chans)
         check_positive("depth", depth)
         check_positive("width", width)
+        check_choice("residual", residual, (True, False))
         options = _checked_options(filter, filter_options)
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        self.blocks = nn.Sequential(*(ResidualBlock(width, filter, options) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(width, filter, options, residual) for _ in range(depth))
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(width, num_classes)
 

@@ -1,0 +1,233 @@
+"""What a filter adapts to, by experiment: Table B of the DDF paper, measured."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynfilters.checks import check_tensor
+from dynfilters.diagnostics.contrast import ROUNDING, contrast, nearest, relative_change
+from dynfilters.diagnostics.effective import Content, EffectiveFilters
+
+GRID = 12
+THRESHOLD = 1e-3
+INPUTS = 32  # channels of x that are compared
+
+
+@dataclass(frozen=True)
+class Adaptivity:
+    """What content changes a filter over, and the figures behind it.
+
+    Attributes:
+        spatial_adaptive: `spatial_change` is above 0.001.
+        channel_adaptive: `channel_change` is above 0.001.
+        spatial_change: how differently content changes the filters of two positions, the mean
+            over all pairs: 0 if alike, about 1 if independently.
+        channel_change: how differently it changes the filter of a channel and that of the
+            channel most like it, the median over the channels.
+        change: ‖F(x') − F(x)‖ / ‖F(x)‖ over everything, 0 for a static filter.
+        positions: (row, column) in the output, where filters were looked at.
+        change_by_position: relative change there, when all content changes.
+        local_change_by_position: the same, when only the content around the first of
+            `positions` changes: 0 elsewhere if the filter sees its own surroundings alone.
+        channels: output channels whose filters were looked at.
+        change_by_channel: relative change there, when all content changes.
+        method: "taps": generated once, and held while probing; or "jacobian".
+    """
+
+    spatial_adaptive: bool
+    channel_adaptive: bool
+    spatial_change: float
+    channel_change: float
+    change: float
+    positions: tuple[tuple[int, int], ...]
+    change_by_position: tuple[float, ...]
+    local_change_by_position: tuple[float, ...]
+    channels: tuple[int, ...]
+    change_by_channel: tuple[float, ...]
+    method: str
+
+
+def measure_adaptivity(
+    layer: nn.Module, x: Tensor | None = None, *, guide: Tensor | None = None, seed: int = 0
+) -> Adaptivity:
+    """Changes the content that `layer` sees, and looks where its effective filter changes.
+
+    The effective filter F of channel o at position p is the row ∂y[o,p]/∂x of the linear map
+    from x to y with the generated taps held fixed, at four positions and eight output channels
+    at most. It is found for a first content and for two others; the changes F(x') − F(x) are
+    then compared, each pair of positions or channels by the smaller one of
+
+        ‖Δ₁ − Δ₂‖ / √(‖Δ₁‖² + ‖Δ₂‖²) and ‖Δ₁F₂ − Δ₂F₁‖ / √(‖Δ₁F₂‖² + ‖Δ₂F₁‖²),
+
+    which are 0 if the changes are equal, or if content multiplies both filters by the same
+    factor: static differences between positions (borders) or channels (a 1×1 convolution
+    behind) are no adaptivity, nor is one factor for all of a static filter.
+
+    - Spatial: the changes differ from position to position. What is pooled over all positions
+      changes all filters alike. Of an upsampler the same place of different cells is compared.
+    - Channel: the changes differ from channel to channel, and most channels have no other one
+      that changes alike. Those of one group of an involution do: it does not adapt to channels
+      as long as a group has more than one. Channels of x are compared as well as those of y.
+
+    Where the layer has `generate` and `apply_taps`, and they do what `forward` does, the taps are
+    held by these two; their layout does not matter. Any other module cannot be kept from
+    generating anew: F is then its Jacobian, which has the generator's derivative in it,
+    Σ x·∂taps/∂x. The share of it that is the same for all pixels of x, as from average pooling,
+    is subtracted, and channels are compared while those looked at are zero, if the others still
+    change all filters. So the answer is exact for depth-wise filters without a bias and for
+    dense ones from pooled content. Of anything else it is that of the linearisation: ReLU
+    adapts to both.
+
+    A copy in float64 and evaluation mode is measured, so that the layer stays as it is, and the
+    random state too; the answer depends on the weights: branches that are initialised to
+    zero do not adapt.
+
+    Args:
+        layer: (B, C, H, W) → (B, C_out, H_out, W_out), one grid a multiple of the other.
+        x: whose first sample is the first content, and whose mean and deviation the others have.
+            None for normal noise of 12×12 positions and `layer.in_channels`.
+        guide: from which taps are generated if the layer cannot without; then it changes too.
+        seed: of the contents.
+
+    Raises:
+        ValueError: an argument or the output is of the wrong kind or shape.
+    """
+    if not isinstance(layer, nn.Module):
+        raise ValueError(f"layer: expected a torch.nn.Module, got {type(layer).__name__}")
+    generator = torch.Generator().manual_seed(seed)
+    # Gradients are needed even where the caller wants none.
+    with torch.inference_mode(False), torch.enable_grad():
+        clone = copy.deepcopy(getattr(layer, "_orig_mod", layer))  # what torch.compile wraps
+        clone = clone.to(torch.float64).eval().requires_grad_(False)
+        content = _first(clone, x, guide, generator)
+        return _compare(EffectiveFilters(clone, content, seed), content, generator)
+
+
+def _compare(filters: EffectiveFilters, content: Content, generator: torch.Generator) -> Adaptivity:
+    """The filters of a first content, two others, and one that differs in one place."""
+    contents = [content, *(_redrawn(content, generator) for _ in range(2))]
+    base, *changed = map(filters, contents)
+    changed = torch.stack(changed)
+    local = filters(filters.grid.transplant(contents[1], content))[None]
+    pairs = len(base) * (len(base) - 1)
+    spatial = contrast(base, changed).sum().item() / pairs
+    channel = _between_channels(*_silenced(filters, contents, base, changed))
+    return Adaptivity(
+        spatial_adaptive=spatial > THRESHOLD,
+        channel_adaptive=channel > THRESHOLD,
+        spatial_change=spatial,
+        channel_change=channel,
+        change=_overall(base, changed),
+        positions=filters.grid.positions,
+        change_by_position=tuple(relative_change(base, changed).tolist()),
+        local_change_by_position=tuple(relative_change(base, local).tolist()),
+        channels=tuple(filters.channels),
+        change_by_channel=tuple(_by_channel(base, changed).tolist()),
+        method="taps" if filters.holds else "jacobian",
+    )
+
+
+def _silenced(
+    filters: EffectiveFilters, contents: list[Content], base: Tensor, changed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What channels are compared by: filters without the generator's derivative, if possible.
+
+    That is Σ x·∂taps/∂x, and vanishes with x. A channel whose filter does not change any more
+    while they are silent is filtered by what was generated from silent ones.
+    """
+    if filters.holds or 2 * len(filters.channels) > contents[0].x.shape[1]:
+        return base, changed
+    silent = [content.map(Tensor.clone) for content in contents]
+    for content in silent:
+        content.x[:, filters.channels] = 0
+    first, *rest = map(filters, silent)
+    rest = torch.stack(rest)
+    lost = (_by_channel(base, changed) > ROUNDING) & (_by_channel(first, rest) <= ROUNDING)
+    return (base, changed) if lost.any() else (first, rest)
+
+
+def _by_channel(base: Tensor, changed: Tensor) -> Tensor:
+    return relative_change(base.transpose(0, 1), changed.transpose(1, 2))
+
+
+def _overall(base: Tensor, changed: Tensor) -> float:
+    return relative_change(base[None], changed[:, None]).item()
+
+
+def _between_channels(base: Tensor, changed: Tensor) -> float:
+    """How differently channels change, of y or of x, whichever differ more.
+
+    The median over the channels of the distance to the nearest one.
+
+    Shapes: base (positions, C_out, C_in, *), changed (contents, positions, C_out, C_in, *).
+    """
+    filters = torch.cat([base[None], changed]).flatten(4)  # contents, positions, out, in, taps
+    of_outputs = filters.permute(2, 3, 0, 1, 4)
+    read = _connected(of_outputs)
+    used = read.any(dim=0).nonzero().flatten()[:INPUTS]
+    of_inputs = of_outputs[:, used].transpose(0, 1)
+    return max(_median_contrast(of_outputs, read), _median_contrast(of_inputs, read.t()[used]))
+
+
+def _connected(filters: Tensor) -> Tensor:
+    """Which channels are connected at all: (n, m, *) → (n, m)."""
+    sizes = filters.flatten(2).abs().amax(dim=2)
+    return sizes > ROUNDING * sizes.max()
+
+
+def _median_contrast(filters: Tensor, connected: Tensor) -> float:
+    """Shapes: filters (n, m, contents, positions, taps), connected (n, m)."""
+    if len(filters) < 2:
+        return 0.0
+    counts = connected.sum(dim=1)
+    if (counts == counts[0]).all():  # the first of each is compared with the first of others
+        filters = filters[connected].unflatten(0, (len(filters), -1))
+    base, changed = filters[:, :, 0], filters[:, :, 1:].movedim(2, 0)
+    return nearest(contrast(base, changed)).median().item()
+
+
+def _first(
+    layer: nn.Module, x: Tensor | None, guide: Tensor | None, generator: torch.Generator
+) -> Content:
+    """One sample of x and of the guide in float64, on the layer's device."""
+    for name, tensor in (("x", x), ("guide", guide)):
+        if tensor is not None:
+            check_tensor(name, tensor)
+    parameter = next(layer.parameters(), None)
+    device = (torch.zeros(()) if parameter is None else parameter).device
+    if x is None:
+        x = _noise(_shape(layer), generator)
+    elif x.dim() != 4 or 0 in x.shape:
+        raise ValueError(f"x: expected (B, C, H, W), none empty, got {tuple(x.shape)}")
+    return Content(x, guide).map(lambda t: t[:1].detach().to(device, torch.float64))
+
+
+def _shape(layer: nn.Module) -> tuple[int, int, int, int]:
+    channels, stride = getattr(layer, "in_channels", None), getattr(layer, "stride", 1)
+    if not isinstance(channels, int):
+        raise ValueError(f"x: needed, as {type(layer).__name__} has no in_channels, got None")
+    strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
+    return (1, channels, *(s * math.ceil(GRID / s) for s in strides))
+
+
+def _redrawn(content: Content, generator: torch.Generator) -> Content:
+    """Other content of the same mean and deviation."""
+
+    def redraw(tensor: Tensor) -> Tensor:
+        deviation = tensor.std(correction=0).item() or 1.0
+        noise = _noise(tensor.shape, generator).to(tensor.device)
+        return tensor.mean() + deviation * noise
+
+    return content.map(redraw)
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Normal, half of the variance shared by a channel, so that its mean varies too."""
+    options = {"generator": generator, "dtype": torch.float64}
+    shared = torch.randn(*shape[:2], *[1] * (len(shape) - 2), **options)
+    return (torch.randn(shape, **options) + shared) / math.sqrt(2)

@@ -23,7 +23,8 @@ results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradi
 	$(PY) -m experiments.results_page
 
 # What depends on the kernels, which are native where a compiler is.
-BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py tests/test_golden.py
+BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py tests/test_closed_forms.py \
+	tests/test_golden.py
 
 test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

@@ -54,6 +54,13 @@ def test_memory_sentences_follow_the_data() -> None:
     assert box.text == ["Measured and closed form differ in 2 of 2 jobs, of ddf."]
 
 
+def test_memory_tells_heads_of_ddf_from_the_groups_that_others_need() -> None:
+    jobs = [profile("ddf", vary="groups", groups=g, saved=g, formula=g) for g in (1, 8)]
+    note, agreement = box_of(memory.build(study_of(jobs))).text
+    assert "as published it has one" in note
+    assert "agree" in agreement
+
+
 def test_memory_has_a_panel_for_each_axis() -> None:
     (plot,) = memory.build(study_of(memory_jobs())).plots()
     assert "against groups and batch" in plot.title

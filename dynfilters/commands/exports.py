@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dynfilters.commands import Unavailable
+from dynfilters.commands.measuring import short
 from dynfilters.commands.tables import Table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -59,7 +60,10 @@ def write_png(path: Path, rows: Rows, table: Table, on: str) -> None:
     for name, shift, hatch in (("forward", 0.2, ""), ("backward", -0.2, "///")):
         values = [row[name]["p50"] for row in fine]
         spots = [place + shift for place in places]
-        times.barh(spots, values, 0.4, label=name, hatch=hatch, edgecolor="white")
+        bars = times.barh(spots, values, 0.4, label=name, hatch=hatch, edgecolor="white")
+        # The fastest bars are too short to be read.
+        times.bar_label(bars, list(map(short, values)), padding=3, fontsize=7)
+    times.margins(x=0.12)
     saved = [row["memory"]["saved_bytes"] / 1e6 for row in fine]
     memory.barh(places, saved, 0.6, color="0.45")
     times.set_yticks(places, [row["filter"] for row in fine])

@@ -101,11 +101,10 @@ def profile_filter(
     """
     shape, device = _check(shape, part, device, dtype, memory_format)
     layout = {"memory_format": MEMORY_FORMATS[memory_format]}
+    placed = {"device": device, "dtype": DTYPES[dtype]}
     with seeded(device, seed):
-        placed = {"device": device, "dtype": DTYPES[dtype]}
-        layer = create_filter(name, shape[1], out_channels, **(options or {})).to(
-            **placed, **layout
-        )
+        layer = create_filter(name, shape[1], out_channels, **(options or {}))
+        layer = layer.to(**placed, **layout)
         x = torch.randn(shape, **placed).contiguous(**layout)
         program = _program(layer, x, part).train()
         # Before the timing, whose training runs move the statistics of batch norms.

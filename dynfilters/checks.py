@@ -10,19 +10,26 @@ from torch import Tensor
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_positive(name: str, value: int) -> int:
     """`value` if it is an integer of at least 1, else `ValueError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not _is_integer(value) or value < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     return value
 
 
 def check_kernel_size(kernel_size: int | Sequence[int]) -> tuple[int, int]:
     """`kernel_size` as (kh, kw), both odd: an even kernel has no centre."""
-    pair = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * 2
-    if len(pair) != 2 or any(isinstance(k, bool) or not isinstance(k, int) for k in pair):
+    if isinstance(kernel_size, (int, float)):  # at once: to ask for a sequence takes long
+        pair = kernel_size, kernel_size
+    else:
+        pair = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * 2
+    if len(pair) != 2 or not (_is_integer(pair[0]) and _is_integer(pair[1])):
         raise ValueError(f"kernel_size: expected an odd integer or a pair, got {kernel_size!r}")
-    if any(k < 1 or k % 2 == 0 for k in pair):
+    if min(pair) < 1 or pair[0] % 2 == 0 or pair[1] % 2 == 0:
         raise ValueError(f"kernel_size: expected odd and positive, got {kernel_size!r}")
     return pair
 

@@ -9,6 +9,7 @@ The ops take ε as it is to be used: `filter2d_activated` has enlarged it for th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -133,9 +134,9 @@ def _check(x, spatial, channel, channel_std, options: Options) -> None:
             raise ValueError(f"{name}: expected a number, got {value!r}")
     if options.eps < 0:
         raise ValueError(f"eps: expected at least 0, got {options.eps!r}")
-    for name, taps in (("spatial", spatial), ("channel", channel)):
-        normalized = getattr(options, f"{name}_activation") == "filter_norm"
-        if taps is not None and normalized and taps.shape[2] < 2:
+    hows = options.spatial_activation, options.channel_activation
+    for name, taps, how in zip(("spatial", "channel"), (spatial, channel), hows, strict=True):
+        if taps is not None and how == "filter_norm" and taps.shape[2] < 2:
             raise ValueError(
                 f"{name}: filter_norm expected at least 2 taps to normalize, got {taps.shape[2]}"
             )
@@ -158,8 +159,13 @@ def _check_std(channel: Tensor | None, channel_std: Tensor, options: Options) ->
     check_like("channel_std", channel_std, "channel", channel)
 
 
+def _checked(options: Sequence) -> Options:
+    """As the dispatcher passes them, with a kernel size that was checked."""
+    return Options(check_kernel_size(options[0]), *options[1:])
+
+
 def _forward(x, spatial, channel, channel_std, *options):
-    options = Options(*options)
+    options = _checked(options)
     _check(x, spatial, channel, channel_std, options)
     if _is_native("filter2d_activated", x.device):
         return torch.ops.dynfilters.filter2d_activated(x, spatial, channel, channel_std, *options)
@@ -167,7 +173,7 @@ def _forward(x, spatial, channel, channel_std, *options):
 
 
 def _backward(grad, x, spatial, channel, channel_std, *rest):
-    options, wanted = Options(*rest[:-4]), rest[-4:]
+    options, wanted = _checked(rest[:-4]), rest[-4:]
     _check(x, spatial, channel, channel_std, options)
     tensors = x, spatial, channel, channel_std
     for name, tensor, want in zip(_TENSORS, tensors, wanted, strict=True):
@@ -186,7 +192,7 @@ def _is_native(op: str, device: torch.device) -> bool:
 
 
 def _forward_fake(x, spatial, channel, channel_std, *options):
-    options = Options(*options)
+    options = _checked(options)
     _check(x, spatial, channel, channel_std, options)
     return forward_fake(x, spatial, channel, *options.geometry)
 

@@ -114,12 +114,14 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 def check_operands(
     x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
 ) -> None:
-    """`ValueError` unless shapes, dtypes, devices and geometry fit together."""
+    """`ValueError` unless shapes, dtypes, devices and geometry fit together.
+
+    Of the geometry, the kernel's size must have been checked.
+    """
     check_positive("stride", geometry.stride)
     check_positive("dilation", geometry.dilation)
     check_positive("scale", geometry.scale)
     check_choice("combine", geometry.combine, COMBINE)
-    check_kernel_size(geometry.kernel_size)
     if geometry.stride > 1 and geometry.scale > 1:
         raise ValueError(
             f"stride and scale: expected at least one of them to be 1, got "
@@ -138,10 +140,10 @@ def check_operands(
 # The messages are put together only to be raised: under torch.compile, to print a size is to
 # specialize on it.
 def _check_spatial(x: Tensor, spatial: Tensor, geometry: Geometry) -> None:
-    batch, channels, *sizes = x.shape
-    grid = [geometry.centres(size) * geometry.scale for size in sizes]
+    batch, channels, height, width = x.shape
+    grid = geometry.centres(height) * geometry.scale, geometry.centres(width) * geometry.scale
     shape = spatial.shape
-    fits = len(shape) == 5 and same_shape((shape[0], *shape[2:]), (batch, geometry.taps, *grid))
+    fits = len(shape) == 5 and same_shape(shape, (batch, shape[1], geometry.taps, *grid))
     if not fits or shape[1] < 1 or channels % shape[1]:
         raise ValueError(
             f"spatial: expected (B, G, K, H_out, W_out)=({batch}, G, {geometry.taps}, {grid[0]}, "
@@ -151,7 +153,8 @@ def _check_spatial(x: Tensor, spatial: Tensor, geometry: Geometry) -> None:
 
 
 def _check_channel(x: Tensor, channel: Tensor, geometry: Geometry) -> None:
-    expected = (*x.shape[:2], geometry.taps)
+    batch, channels, *_ = x.shape
+    expected = batch, channels, geometry.taps
     phases = (*expected, geometry.scale**2)
     if not same_shape(channel.shape, expected) and not same_shape(channel.shape, phases):
         raise ValueError(
@@ -179,7 +182,7 @@ def _values(geometry: Geometry) -> tuple:
 
 
 def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
-    geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
+    geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
     if native.settle(x.device.type):  # from now on the dispatcher goes to the native kernel
         return torch.ops.dynfilters.filter2d(x, spatial, channel, kernel_size, *_values(geometry))
@@ -187,7 +190,7 @@ def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, co
 
 
 def forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
-    geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
+    geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
     height, width = (geometry.centres(size) * scale for size in x.shape[2:])
     size = (x.shape[0], x.shape[1], height, width)
@@ -197,7 +200,7 @@ def forward_fake(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1
 def _backward(
     grad, x, spatial, channel, kernel_size, stride, dilation, scale, combine, *output_mask
 ):
-    geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
+    geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
     _check_grad(grad, x, geometry)
     if native.settle(x.device.type):

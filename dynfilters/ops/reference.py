@@ -7,7 +7,7 @@ as a sum of shifted images, tap by tap, which needs no K-fold copy of x.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,7 @@ from dynfilters.checks import check_kernel_size
 HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """What `filter2d` needs to know besides its tensors. K = kernel_size[0]·kernel_size[1]."""
 
     kernel_size: tuple[int, int]

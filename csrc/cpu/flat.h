@@ -193,11 +193,12 @@ bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, c
     if (task == begin || task % tiles.count() == 0) flat.begin_sample(b);
     flat.begin(tiles.at(p, task % tiles.count()));
     taps.resize(flat.tap_size());
-    for (int64_t ch = 0; ch < p.channels; ++ch) {
-      if (ch % p.group_channels() == 0)
-        flat.begin_group(b, ch / p.group_channels()), flat.pack_windows(false, taps.data());
-      correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
-                flat.target(o.y, b, ch), false, &odd);
+    const int64_t each = p.group_channels();
+    for (int64_t group = 0; group < p.groups; ++group) {
+      flat.begin_group(b, group), flat.pack_windows(false, taps.data());
+      for (int64_t ch = group * each; ch < (group + 1) * each; ++ch)
+        correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
+                  flat.target(o.y, b, ch), false, &odd);
     }
   }
   return sum<A>(odd) + flat.dropped == 0;

@@ -27,6 +27,7 @@ void correlate_some(const Reach* taps, int64_t n, const A* x, const A* s, const 
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> weight[NT];
   const A* partner[NT];
+#pragma GCC unroll 9
   for (int t = 0; t < NT; ++t) weight[t] = splat(Op::kChannel ? c[taps[t].tap] : A(0)), partner[t] = x + taps[t].offset;
   Vector<A> found = *odd, before{};
   if (add) before = load(out + N - lanes);  // of the last vector, which may overlap what is written first

@@ -11,10 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = (
-    "hydra omegaconf sklearn skimage pandas matplotlib scipy torchvision timm tqdm PIL "
-    "lightning_fabric kornia webdataset safetensors"
-).split()
+OPTIONAL = [
+    "hydra",
+    "omegaconf",
+    "sklearn",
+    "skimage",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "torchvision",
+    "timm",
+    "tqdm",
+    "PIL",
+    "lightning_fabric",
+    "kornia",
+    "webdataset",
+    "safetensors",
+]
 
 SCRIPT = """
 import json, sys, time

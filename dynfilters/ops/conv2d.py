@@ -122,11 +122,22 @@ def _has_hardware(dtype: torch.dtype) -> bool:
     return supported is not None and supported()
 
 
+def keepable(x: Tensor) -> Tensor:
+    """x, which may be a view, as a convolution can keep it for backward under torch.compile.
+
+    On a CPU, Inductor (torch 2.13) cannot order the strides of such a view where sizes are dynamic.
+    The copy costs nothing, as Inductor makes the same one for the convolution.
+    """
+    if torch.compiler.is_compiling() and x.device.type == "cpu":
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
 def _grouped(x, weight, bias, stride, border, dilation, groups) -> Tensor:
     """One convolution, a group of channels for each sample."""
     batch, out_channels = weight.shape[:2]
     y = F.conv2d(
-        x.flatten(0, 1).unsqueeze(0),
+        keepable(x.flatten(0, 1).unsqueeze(0)),
         weight.flatten(0, 1),
         None if bias is None else bias.flatten(),
         stride,

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from dynfilters.checks import check_like, check_positive, check_tensor, is_autocast
 from dynfilters.ops.operands import autocast
-from dynfilters.ops.reference import HALF
+from dynfilters.ops.reference import HALF, layout
 
 
 def conv2d_per_sample(
@@ -62,13 +62,14 @@ def conv2d_per_sample(
             padding, which puts the odd row or column at the bottom or right.
 
     Returns:
-        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1). Half types are computed in float32 on
+        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1), channels_last where x is. Half types are computed in float32 on
         processors that do not know them.
 
     Raises:
         ValueError: names the argument, what was expected and what came.
     """
     _check(x, weight, bias, stride, dilation, groups, padding)
+    memory_format = layout(x)
     batch, _, _, kh, kw = weight.shape
     if padding == "same":
         x = _pad_same(x, (kh, kw), stride, dilation)
@@ -78,6 +79,10 @@ def conv2d_per_sample(
     if batch == 0:
         return _empty_batch(x, weight, bias, stride)
     window = stride, border, dilation, groups
+    return _convolve(x, weight, bias, window).contiguous(memory_format=memory_format)
+
+
+def _convolve(x, weight, bias, window) -> Tensor:
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return _grouped(x, weight, bias, *window)
     if not is_autocast(x):

@@ -137,7 +137,7 @@ def test_what_is_broken_fails(capability: str, monkeypatch) -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="capabilities: expected one of .* got 'speed'"):
+    with pytest.raises(ValueError, match=r"capabilities: expected one of .* got 'speed'"):
         check_filter("ddf", capabilities=["speed"])
     with pytest.raises(KeyError, match="did you mean 'ddf'"):
         check_filter("ddff")

@@ -62,8 +62,8 @@ def conv2d_per_sample(
             padding, which puts the odd row or column at the bottom or right.
 
     Returns:
-        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1), channels_last where x is. Half types are computed in float32 on
-        processors that do not know them.
+        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1), channels_last where x is. Half types are
+        computed in float32 on processors that do not know them.
 
     Raises:
         ValueError: names the argument, what was expected and what came.

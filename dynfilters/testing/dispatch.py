@@ -43,8 +43,8 @@ def opcheck(subject: Subject) -> None:
 
 
 def flops(subject: Subject) -> None:
-    """`FlopCounterMode` counts the operations of a closed form, forward and backward, once it counts
-    the backward of grouped convolutions right."""
+    """`FlopCounterMode` counts the operations of a closed form, forward and backward, once it
+    counts the backward of grouped convolutions right."""
     form = closed_form(subject.name) if subject.factory is None else None
     if form is None:
         raise NotApplicable("no closed form of its operations is known here")

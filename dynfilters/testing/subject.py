@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dynfilters.filters import create_filter
 from dynfilters.testing.report import NotApplicable
 
+CPU = torch.device("cpu")
 # Largest error over largest value, against float64 with the same parameters and the same x.
 # Filter normalization divides by the spread of the taps, which costs a digit or so.
 BOUNDS = {
@@ -35,15 +36,13 @@ class Subject:
         options: given to every layer that is made.
         device: where the checks run.
         in_channels: the channels of x.
-        compiler: the backend of torch.compile.
     """
 
     name: str
     factory: Callable[..., nn.Module] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     in_channels: int = 16
-    compiler: str = "inductor"
 
     def takes(self, option: str) -> bool:
         """Whether the layer can be made with this option."""

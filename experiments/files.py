@@ -10,18 +10,27 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dynfilters.strict_json import finite
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Puts `content` at `path` so that a reader, or a crash, sees the old file or the new one."""
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` at the end, if nothing was raised.
+
+    A process that is killed here leaves a file called `.{path.name}.` and something.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide a report from others
@@ -68,15 +77,18 @@ def check_room(directory: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Inside, no other process is: the others wait. The system frees the lock of a dead one."""
+def locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Inside, no other process is: the others wait, or, if not `wait`, get a `BlockingIOError`.
+
+    The system frees the lock of a dead process.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows, where two processes may then do the same work
         yield
         return
     with open(directory / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

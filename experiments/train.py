@@ -17,7 +17,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -36,9 +36,16 @@ TRAIN_CONF = CONF / "train"
 
 @hydra.main(version_base="1.3", config_path=str(TRAIN_CONF), config_name="train")
 def train(cfg: DictConfig) -> None:
-    """One run, in the directory that Hydra chose for it."""
+    """One run, in the directory that Hydra chose for it; leaves by `SystemExit` if it fails."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    result = run(cfg, directory)
+    try:
+        result = run(cfg, directory)
+    except CheckError as error:
+        leave(describe(error), CANNOT_START)
+    except Interrupted as stop:
+        leave(f"{stop}; the same command goes on from there", stop.status)
+    except Exception:
+        leave(traceback.format_exc(), SOME_FAILED)
     if is_first():
         print(summarise(result, directory))
 
@@ -57,15 +64,11 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         train()
-    except (HydraException, OmegaConfBaseException, CheckError, FileExistsError) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:  # no folder for the run
         leave(describe(error), CANNOT_START)
-    except Interrupted as stop:
-        leave(f"{stop}; the same command goes on from there", stop.status)
-    except Exception:
-        leave(traceback.format_exc(), SOME_FAILED)
 
 
-def leave(message: str, status: int) -> None:
+def leave(message: str, status: int) -> NoReturn:
     """Ends the program; one of its processes says why."""
     if is_first() or status == SOME_FAILED:
         print(message, file=sys.stderr)

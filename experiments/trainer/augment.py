@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,20 +64,16 @@ def mix(images: Tensor, labels: Tensor, weight: float, classes: int) -> tuple[Te
     return tuple(mixed)
 
 
-def is_installed(library: str) -> bool:
-    """Whether the library of augmentations can be found."""
-    return importlib.util.find_spec(library) is not None
-
-
 def _kornia(options: Mapping[str, Any]) -> tuple[list[Step], list[Step]]:
     from kornia import augmentation
     from kornia.augmentation.auto import RandAugment
 
     colours, erase, jitter = [], [], options["color_jitter"]
+    operations, magnitude = (options["rand_augment"][key] for key in ("operations", "magnitude"))
     if jitter:
         colours.append(augmentation.ColorJitter(jitter, jitter, jitter, p=1.0))
-    if operations := options["rand_augment"]["operations"]:
-        colours.append(RandAugment(operations, options["rand_augment"]["magnitude"]))
+    if operations:
+        colours.append(RandAugment(operations, magnitude))
     if options["erasing"]:
         erase.append(augmentation.RandomErasing(p=options["erasing"], value=0.0))
     return colours, erase
@@ -91,7 +86,9 @@ def _torchvision(options: Mapping[str, Any]) -> tuple[list[Step], list[Step]]:
     if jitter:
         colours.append(_one_by_one(v2.ColorJitter(jitter, jitter, jitter)))
     if operations := options["rand_augment"]["operations"]:
-        colours.append(_one_by_one(v2.RandAugment(operations, options["rand_augment"]["magnitude"])))
+        colours.append(
+            _one_by_one(v2.RandAugment(operations, options["rand_augment"]["magnitude"]))
+        )
     if options["erasing"]:
         erase.append(_one_by_one(v2.RandomErasing(p=options["erasing"], value=0)))
     return colours, erase

@@ -63,6 +63,7 @@ class Engine:
         self.schedule = make_schedule(self.optim, self.steps_per_epoch)
         self._set_up(model)
         self.step, self.best = 0, -math.inf
+        self.began = time.perf_counter()
         self.history: list[dict[str, Any]] = []
         self.unreadable: dict[str, None] = {}  # a set that keeps its order
         # Of this epoch and this process: the sum of the losses, and the number of images.
@@ -83,6 +84,11 @@ class Engine:
         self.augment = Augment(config["augment"], self.standardise)
         self.pin = self.fabric.device.type == "cuda"
         self.test = test_batches(self.source, data, self.share, self.pin)
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, without what was between its runs."""
+        return time.perf_counter() - self.began
 
     # What happens.
 
@@ -201,6 +207,7 @@ class Engine:
             "totals": totals,
             "best": self.best,
             "history": self.history,
+            "seconds": self.seconds,
             "unreadable": list(self.unreadable),
             "settings": self.config,
         }
@@ -213,6 +220,7 @@ class Engine:
         self.optimizer.load_state_dict(content["optimizer"])
         self.fabric.strategy.precision.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]
+        self.began = time.perf_counter() - content["seconds"]
         self.history = list(content["history"])
         self.unreadable = dict.fromkeys(content["unreadable"])
         self.totals.copy_(self._own_totals(content["totals"]))

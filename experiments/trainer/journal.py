@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes on: only the first of its processes does."""
+"""What a run shows and writes while it goes on."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Journal:
         progress: whether to show a bar; None for "if this is a terminal".
         tensorboard: whether to write for it.
         title: in front of the bar.
+        silent: nothing is shown or written: for all processes but the first.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Journal:
         progress: bool | None,
         tensorboard: bool,
         title: str,
+        silent: bool = False,
     ) -> None:
-        self.directory = directory
-        disable = None if progress is None else not progress  # tqdm's None: only on a terminal
+        self.directory, self.silent = directory, silent
+        # tqdm's None: only on a terminal.
+        disable = True if silent else None if progress is None else not progress
         self.bar = tqdm(total=steps, initial=step, desc=title, unit="step", disable=disable)
         self.writer = None
-        if tensorboard:
+        if tensorboard and not silent:
             from torch.utils.tensorboard import SummaryWriter
 
             # What a killed run wrote after its last checkpoint is hidden.
@@ -59,6 +62,8 @@ class Journal:
 
     def note_epoch(self, history: Sequence[Mapping[str, Any]], unreadable: Sequence[str]) -> None:
         """The last row of `history` is new; the file has all of them."""
+        if self.silent:
+            return
         row = history[-1]
         write_atomically(self.directory / HISTORY, to_csv(history))
         self._write("epoch", row["step"], {k: v for k, v in row.items() if k != "step"})
@@ -68,7 +73,7 @@ class Journal:
 
     def note_unreadable(self, names: Sequence[str]) -> None:
         """Writes the list; says so once for each time that it has grown."""
-        if len(names) == self.known:
+        if self.silent or len(names) == self.known:
             return
         path = self.directory / UNREADABLE_FILES
         write_atomically(path, "".join(f"{name}\n" for name in names))

@@ -80,7 +80,9 @@ def test_batches(
     if data["kind"] == "shards":
         return DataLoader(TestShards(source.test, crop, source.classes, share), **loading)
     images: Dataset = Folder(source.test, crop, seed=0, replace=False)
-    return DataLoader(images, sampler=TestOrder(len(images), share.processes, share.rank), **loading)
+    return DataLoader(
+        images, sampler=TestOrder(len(images), share.processes, share.rank), **loading
+    )
 
 
 test_batches.__test__ = False  # not for pytest to collect

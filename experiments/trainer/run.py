@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +15,6 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from torch import nn
 
-import dynfilters
 from dynfilters.diagnostics import count_macs, count_parameters
 from experiments.checks import CheckError, check_name
 from experiments.files import check_writable, locked, write_json
@@ -74,18 +72,16 @@ def train(config: Settings, directory: Path) -> dict[str, Any]:
     with _alone(directory), StopSignals() as signals:
         with _checking():
             engine = start(config, directory)
-        log, title = config["log"]["tensorboard"], config["name"]
-        first = engine.peers.first
         journal = Journal(
             directory,
             steps=engine.schedule.steps,
             step=engine.step,
-            progress=config["progress"] if first else False,
-            tensorboard=log and first,
-            title=title,
+            progress=config["progress"],
+            tensorboard=config["log"]["tensorboard"],
+            title=config["name"],
+            silent=not engine.peers.first,
         )
         result = describe(config, engine.fabric)
-        began = time.perf_counter()
         try:
             engine.run(journal, signals)
             result.update(measure(config, engine), status="ok")
@@ -94,8 +90,8 @@ def train(config: Settings, directory: Path) -> dict[str, Any]:
             raise
         finally:
             journal.close()
-            result["seconds"] = round(time.perf_counter() - began, 3)
-            if first:
+            result["seconds"] = round(engine.seconds, 3)
+            if engine.peers.first:
                 write_result(directory, result)
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -155,9 +155,7 @@ def _check_number(key: str, value: Any, low: float, high: float, whole: bool = F
         raise CheckError(f"{key}: expected {kind} of at least {low}{upper}, got {value!r}")
 
 
-def _check_series(
-    key: str, value: Any, count: int, low: float, high: float, rising: bool
-) -> None:
+def _check_series(key: str, value: Any, count: int, low: float, high: float, rising: bool) -> None:
     if not isinstance(value, Sequence) or len(value) != count:
         raise CheckError(f"{key}: expected {count} numbers, got {value!r}")
     for number in value:

@@ -11,8 +11,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ["hydra", "omegaconf", "sklearn", "skimage", "pandas", "matplotlib", "scipy", "torchvision", "tqdm"]
-OPTIONAL += ["lightning_fabric", "kornia", "webdataset", "PIL", "safetensors", "timm"]
+OPTIONAL = [
+    "hydra",
+    "omegaconf",
+    "sklearn",
+    "skimage",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "torchvision",
+    "timm",
+    "tqdm",
+    "PIL",
+    "lightning_fabric",
+    "kornia",
+    "webdataset",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "huggingface_hub",
+]
 
 SCRIPT = """
 import json, sys, time

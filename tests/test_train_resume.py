@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,19 +20,10 @@ from training_runs import (
     write_images,
 )
 
-from dynfilters.models.registry import _models
 from experiments.trainer.engine import Engine
 
 # 33 images in batches of 8: four steps an epoch, twelve in all, a checkpoint at every second.
 STEPS = 12
-
-
-@pytest.fixture
-def plugged_in() -> Iterator[None]:
-    """Afterwards the plugin's model is gone: other tests list all models."""
-    yield
-    _models._entries.pop("plugged_in", None)
-    sys.modules.pop("trainer_plugin", None)
 
 
 @pytest.fixture

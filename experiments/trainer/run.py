@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dynfilters.diagnostics import count_macs, count_parameters
+from dynfilters.diagnostics.machine import describe_device
 from experiments.checks import CheckError, check_name
 from experiments.files import check_writable, locked, write_json
-from experiments.machine import describe_device, versions
+from experiments.machine import versions
 from experiments.plugins import import_plugins
 from experiments.results import describe_error, empty_result, write_result
 from experiments.trainer.augment import Standardise

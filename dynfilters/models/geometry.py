@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from dynfilters.filters.zoo import filter_classes
@@ -68,11 +67,11 @@ def geometry(module: nn.Module) -> Geometry:
     see. TensorFlow's asymmetric padding "same" has that grid, with centres up to a pixel apart.
     """
     _check_nothing_is_lost(module)
-    sizes = {name: _both_axes(module, name, 1) for name in ("stride", "dilation")}
     channels = {name: getattr(module, name, None) for name in ("in_channels", "out_channels")}
     size = kernel_size(module)
     if size is None or not all(isinstance(value, int) for value in channels.values()):
         raise CannotReplaceError("does not tell its in_channels, out_channels and (kh, kw)")
+    sizes = {name: _both_axes(module, name, 1) for name in ("stride", "dilation")}
     if getattr(module, "transposed", False) or getattr(module, "scale", 1) != 1:
         raise CannotReplaceError("upsamples")
     _check_grid(module, sizes["stride"], sizes["dilation"])
@@ -82,8 +81,6 @@ def geometry(module: nn.Module) -> Geometry:
 
 def _check_nothing_is_lost(module: nn.Module) -> None:
     """What is attached to a module would silently go with it."""
-    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
-        raise CannotReplaceError("is lazy: run the model once, then its channels are known")
     if parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)
         raise CannotReplaceError(f"is parametrized ({names}): remove the parametrization first")

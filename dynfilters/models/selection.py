@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from dynfilters.models.geometry import filter_types, kernel_size
 
@@ -70,6 +71,8 @@ def check_model(model: nn.Module) -> None:
         at = f"{path} is" if path else "it is"
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"model: expected one before torch.jit, but {at} a ScriptModule")
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise ValueError(f"model: expected known sizes, but {at} lazy: run the model once")
         if wrapper := WRAPPERS.get(type(module).__name__):
             raise ValueError(
                 f"model: expected one before {wrapper}, but {at} wrapped in it: swap in what is "

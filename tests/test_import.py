@@ -27,6 +27,10 @@ OPTIONAL = [
     "kornia",
     "webdataset",
     "safetensors",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "huggingface_hub",
 ]
 
 SCRIPT = """

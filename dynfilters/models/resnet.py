@@ -44,6 +44,9 @@ class ResNet(Backbone):
 
     Shapes: x (B, in_chans, H, W) → (B, num_classes).
 
+    Attributes:
+        filter: the name of the filter; others are those of `Backbone`.
+
     Raises:
         ValueError: an argument is out of range, an option of the filter is, or the filter is an
             upsampler. `UnknownNameError`, a ValueError, if there is no such filter.
@@ -70,6 +73,7 @@ class ResNet(Backbone):
         super().__init__(num_classes, in_chans, **head)
         _check(layers, block, base_width, stem, avg_down, zero_init_residual, drop_path_rate)
         place = checked_place(filter, filter_options, cardinality)
+        self.filter = filter
         kind = BLOCKS[block]
         for name, module in stems.STEMS[stem](in_chans).items():
             self.add_module(name, module)

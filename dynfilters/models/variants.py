@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dynfilters.models.backbone import Backbone
 from dynfilters.models.registry import register_model
@@ -52,6 +52,7 @@ class Variant:
 
     def __init__(self, name: str, preset: Mapping[str, object]) -> None:
         self.name, self.preset = name, dict(preset)
+        self.__doc__ = _summary(**preset)
 
     def __call__(self, **options: object) -> ResNet:
         known = [*_parameters(ResNet), *_parameters(Backbone)]
@@ -71,6 +72,27 @@ class Variant:
 
     def __repr__(self) -> str:
         return f"Variant({self.name!r}, {self.preset})"
+
+
+def _summary(
+    *,
+    layers: Sequence[int],
+    block: str = "bottleneck",
+    filter: str = "conv",
+    filter_options: Mapping[str, object] | None = None,
+    cardinality: int = 1,
+    base_width: int = 64,
+    stem: str = "plain",
+    avg_down: bool = False,
+) -> str:
+    kind = {"involution": "RedNet"}.get(stem, "ResNeXt" if cardinality > 1 else "ResNet")
+    blocks = {"basic": "basic blocks"}.get(block, "bottlenecks")
+    wide = f", {cardinality}×{base_width} wide" if cardinality > 1 else ""
+    options = ", ".join(f"{key}={value}" for key, value in (filter_options or {}).items())
+    return (
+        f"{kind}{'-D' * avg_down} of {'+'.join(map(str, layers))} {blocks}{wide}: "
+        f"{filter}{options and f' ({options})'}."
+    )
 
 
 def _parameters(kind: type) -> list[str]:

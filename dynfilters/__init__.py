@@ -21,7 +21,7 @@ from dynfilters.filters import (
     list_filters,
     register_filter,
 )
-from dynfilters.models import create_model, list_models, register_model
+from dynfilters.models import create_model, list_models, register_model, swap_filters
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
@@ -58,4 +58,5 @@ __all__ = [
     "register_activation",
     "register_filter",
     "register_model",
+    "swap_filters",
 ]

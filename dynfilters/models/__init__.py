@@ -3,19 +3,25 @@
 from dynfilters.models import variants
 from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
 from dynfilters.models.registry import create_model, list_models, model_summary, register_model
+from dynfilters.models.replacements import Replacement, Replacements, Skipped
 from dynfilters.models.resnet import ResNet
 from dynfilters.models.small_resnet import SmallResNet
+from dynfilters.models.surgery import swap_filters
 
 __all__ = [
     "Backbone",
     "FeatureInfo",
     "FeatureMaps",
+    "Replacement",
+    "Replacements",
     "ResNet",
+    "Skipped",
     "SmallResNet",
     "Stage",
     "create_model",
     "list_models",
     "model_summary",
     "register_model",
+    "swap_filters",
     "variants",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.files import flatten, replacing
+from dynfilters.files import replacing
+from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from experiments.files import flatten
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 FORMAT = 1
@@ -20,10 +23,6 @@ FREE = (
     "checkpoint", "data.prepare", "data.root", "data.test_batch_size", "device", "log", "mode",
     "name", "plugins", "progress", "published", "save", "threads",
 )  # fmt: skip
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -51,6 +50,17 @@ def read_own(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of this program, format {FORMAT}")
     return content
+
+
+def read_weights(path: Path, averaged: bool) -> dict[str, Tensor]:
+    """The weights in a checkpoint of any program; the averaged ones if asked for and there.
+
+    `CheckpointError` if it is none, or damaged, or there are no weights in it.
+    """
+    if averaged:
+        with contextlib.suppress(CheckpointError):  # if it is damaged, the next line says so
+            return read_checkpoint(path, ema=True)
+    return read_checkpoint(path)
 
 
 def check_resumed(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -24,13 +24,12 @@ from experiments.plugins import import_plugins
 from experiments.results import describe_error, empty_result, write_result
 from experiments.trainer.augment import Standardise
 from experiments.trainer.checkpoint import (
-    AVERAGED,
     BEST,
     LAST,
-    WEIGHTS,
     check_resumed,
     load_weights,
     read_own,
+    read_weights,
     remove_leftovers,
 )
 from experiments.trainer.engine import Engine, memory_format
@@ -147,12 +146,6 @@ def evaluate_checkpoint(config: Settings, directory: Path) -> dict[str, Any]:
 
 
 MODES = {"train": train, "evaluate": evaluate_checkpoint}
-
-
-def read_weights(path: Path, averaged: bool) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint of this program; the averaged ones if asked for and there."""
-    content = read_own(path)
-    return (averaged and content[AVERAGED]) or content[WEIGHTS]
 
 
 def describe(config: Settings, fabric: Fabric) -> dict[str, Any]:

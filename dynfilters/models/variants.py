@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 
@@ -52,14 +53,17 @@ class Variant:
 
     def __init__(self, name: str, preset: Mapping[str, object]) -> None:
         self.name, self.preset = name, dict(preset)
-        self.__doc__ = _summary(**preset)
+        self.__doc__ = _summary(preset)
 
     def __call__(self, **options: object) -> ResNet:
         known = [*_parameters(ResNet), *_parameters(Backbone)]
         for option in options:
             if option not in known:
+                close = difflib.get_close_matches(option, known, n=1)
+                hint = f"did you mean {close[0]!r}? Its" if close else "its"
                 raise TypeError(
-                    f"model {self.name!r} has no option {option!r}; its options: {', '.join(known)}"
+                    f"model {self.name!r} has no option {option!r}: {hint} options: "
+                    f"{', '.join(known)}"
                 )
         own = self.preset.get("filter_options", {})
         other = options.get("filter", self.preset.get("filter")) != self.preset.get("filter")
@@ -74,24 +78,21 @@ class Variant:
         return f"Variant({self.name!r}, {self.preset})"
 
 
-def _summary(
-    *,
-    layers: Sequence[int],
-    block: str = "bottleneck",
-    filter: str = "conv",
-    filter_options: Mapping[str, object] | None = None,
-    cardinality: int = 1,
-    base_width: int = 64,
-    stem: str = "plain",
-    avg_down: bool = False,
-) -> str:
-    kind = {"involution": "RedNet"}.get(stem, "ResNeXt" if cardinality > 1 else "ResNet")
-    blocks = {"basic": "basic blocks"}.get(block, "bottlenecks")
-    wide = f", {cardinality}×{base_width} wide" if cardinality > 1 else ""
-    options = ", ".join(f"{key}={value}" for key, value in (filter_options or {}).items())
-    return (
-        f"{kind}{'-D' * avg_down} of {'+'.join(map(str, layers))} {blocks}{wide}: "
-        f"{filter}{options and f' ({options})'}."
+def _summary(preset: Mapping[str, object]) -> str:
+    """The preset in a line."""
+    cardinality = preset.get("cardinality", 1)
+    kind = "ResNet" if cardinality == 1 else "ResNeXt"
+    kind = "RedNet" if preset.get("stem") == "involution" else kind
+    return "".join(
+        [
+            f"{kind}{'-D' if preset.get('avg_down') else ''} of ",
+            "+".join(map(str, preset["layers"])),
+            " basic blocks" if preset.get("block") == "basic" else " bottlenecks",
+            f", {cardinality}×{preset['base_width']} wide" if cardinality > 1 else "",
+            f": {preset.get('filter', 'conv')}",
+            f" with {options}" if (options := preset.get("filter_options")) else "",
+            ".",
+        ]
     )
 
 

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ["hydra", "omegaconf", "sklearn", "skimage", "pandas", "matplotlib", "scipy", "torchvision", "tqdm"]
+OPTIONAL = [
+    "hydra",
+    "omegaconf",
+    "sklearn",
+    "skimage",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "torchvision",
+    "tqdm",
+]
 OPTIONAL += ["lightning_fabric", "kornia", "webdataset", "PIL", "safetensors", "timm"]
 
 SCRIPT = """

@@ -19,8 +19,10 @@ from dynfilters.filters import (
     DDFUp,
     DwCondConv,
     DwConv,
+    DwODConv,
     DwWeightNet,
     Involution,
+    ODConv,
     WeightNet,
 )
 from dynfilters.nn import DynamicFilter, FilterNorm
@@ -53,7 +55,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         module: a filter of ours, a `FilterNorm`, or a model that contains filters and otherwise
             has the official names.
         state_dict: tensors under the official keys.
-        source: "ddfnet", "involution", "weightnet", "mmcv" or "timm".
+        source: "ddfnet", "involution", "weightnet", "mmcv", "timm" or "odconv".
 
     A WeightNet without `reduce.*`, or a CondConv without `routing_fn.*`, is published as part of
     a residual block that computes the descriptor or the routing for all its filters. The layer
@@ -239,6 +241,18 @@ def _condconv(layer: CondConv | DwCondConv, official: set[str]) -> KeyMap:
     return keys | _own_or_shared(f"{ours}.router", "routing_fn", branch.router, official)
 
 
+def _odconv(layer: ODConv | DwODConv, official: set[str]) -> KeyMap:
+    (kind, branch), *_ = layer.branches.items()
+    ours = f"branches.{kind}"
+    keys = _project(layer) | _own_names(layer, official) | {f"{ours}.weight": Origin(["weight"])}
+    keys |= _weight_and_bias(f"{ours}.reduce", "attention.fc", branch.reduce)
+    for name in _own_names(branch.norm, official):
+        keys[f"{ours}.norm.{name}"] = Origin([f"attention.bn.{name}"])
+    for head, linear in branch.heads.items():
+        keys |= _weight_and_bias(f"{ours}.heads.{head}", f"attention.{head}_fc", linear)
+    return keys
+
+
 def _own_or_shared(ours: str, theirs: str, module: nn.Module | None, official: set[str]) -> KeyMap:
     """The keys of a submodule that may be the residual block's: None for it if it is."""
     if module is None:
@@ -265,5 +279,6 @@ SOURCES: dict[str, dict[type, Callable[[nn.Module, set[str]], KeyMap]]] = {
     "involution": {Involution: _involution, **_STATIC},
     "weightnet": {WeightNet: _weightnet, DwWeightNet: _weightnet, **_STATIC},
     "mmcv": {Carafe: _carafe, CarafeUp: _carafe, **_STATIC},
+    "odconv": {ODConv: _odconv, DwODConv: _odconv, **_STATIC},
     "timm": {CondConv: _condconv, DwCondConv: _condconv, **_STATIC},
 }

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one command: build, tests, benchmark.
+"""Everything that needs a GPU, in one command: build, tests, the probe's cost, benchmark.
 
 python3 -m benchmarks.stages DIR    # as `make gpu OUT=DIR`
 
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TOTAL = 520  # seconds; a stage's limit is at most what is left of them
-BUILD, TESTS, BENCH = 240, 120, 300
+TOTAL = 515  # seconds; a stage's limit is at most what is left of them
+BUILD, TESTS, PROBE, BENCH = 240, 120, 60, 300
 SPARE = 45  # seconds of the benchmark's limit for what is under way when its time is up
 GRACE = 5  # seconds that a stage has to stop its compilers
 SHOWN = 40  # last lines of a log that are printed
@@ -42,10 +42,12 @@ def stages(out: Path) -> list[Stage]:
     """What `make gpu` does, in order."""
     python = sys.executable
     tests = ("-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", "-rfE", *cuda_tests())
+    probe = ("-m", "benchmarks.probe", "--device", "cuda")
     bench = ("-m", "benchmarks.run", "--device", "cuda", "--minutes", "{minutes}")
     return [
         Stage("build", (python, "-m", "dynfilters", "build", "--device", "cuda"), BUILD),
         Stage("tests", (python, *tests), TESTS),
+        Stage("probe", (python, *probe), PROBE),
         Stage("bench", (python, *bench, "--output", str(out)), BENCH),
     ]
 

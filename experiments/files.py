@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from dynfilters.strict_json import finite
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -38,15 +39,6 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads strict JSON. `ValueError` for NaN and Infinity too, and for bytes that are no text."""
     return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-
-
-def finite(value: Any) -> Any:
-    """`value` with every NaN and infinity, however deep, replaced by None."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -228,8 +228,3 @@ def test_running_out_of_memory_is_said(monkeypatch, capsys) -> None:
 )
 def test_short_numbers(value, shown) -> None:
     assert measuring.short(value) == shown
-
-
-def test_json_knows_no_infinity() -> None:
-    data = {"a": (1.5, float("inf")), "b": [float("nan")], "c": "x"}
-    assert measuring.json_ready(data) == {"a": [1.5, None], "b": [None], "c": "x"}

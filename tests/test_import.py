@@ -20,9 +20,18 @@ OPTIONAL = [
     "matplotlib",
     "scipy",
     "torchvision",
+    "timm",
     "tqdm",
+    "PIL",
+    "lightning_fabric",
+    "kornia",
+    "webdataset",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "huggingface_hub",
 ]
-OPTIONAL += ["lightning_fabric", "kornia", "webdataset", "PIL", "safetensors", "timm"]
 
 SCRIPT = """
 import json, sys, time

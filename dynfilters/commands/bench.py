@@ -11,7 +11,6 @@ from dynfilters.commands import Result, Unavailable
 from dynfilters.commands.measuring import (
     add_arguments,
     describe,
-    json_ready,
     profile_arguments,
     settings,
     short,
@@ -21,6 +20,7 @@ from dynfilters.commands.tables import Table
 from dynfilters.diagnostics.bandwidth import measure_bandwidth
 from dynfilters.diagnostics.profile import Profile, profile_filter
 from dynfilters.diagnostics.settings import PARTS
+from dynfilters.strict_json import finite
 
 _DESCRIPTION = """
 Times one filter, or its op alone on ready-made taps: percentiles of milliseconds, and the bytes
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Result:
         ("saved", f"{short_bytes(memory.saved_bytes)} for backward"),
         ("peak", short_bytes(memory.peak_bytes)),
     ]
-    return Result(json_ready(data), [Table(facts), Table(rows, header, numbers=range(1, 7))])
+    return Result(finite(data), [Table(facts), Table(rows, header, numbers=range(1, 7))])
 
 
 def _profile(args: argparse.Namespace) -> Profile:

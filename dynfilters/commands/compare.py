@@ -12,7 +12,6 @@ from dynfilters.commands import Result, exports
 from dynfilters.commands.measuring import (
     add_arguments,
     describe,
-    json_ready,
     profile_arguments,
     settings,
     short,
@@ -23,6 +22,7 @@ from dynfilters.diagnostics.bandwidth import check_device
 from dynfilters.diagnostics.profile import profile_filter
 from dynfilters.filters import list_filters
 from dynfilters.registry import UnknownNameError
+from dynfilters.strict_json import finite
 
 _DESCRIPTION = """
 Measures filters side by side: parameters, multiply-accumulates, latency forward (inference) and
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Result:
     exports.check(files)
     rows = [measure(name, args) for name in track(names, "measuring")]
     rows = ordered(rows, args.sort)
-    data = json_ready({**settings(args), "filters": rows})
+    data = finite({**settings(args), "filters": rows})
     table, on = as_table(rows), describe(data)
     for ending, path in files.items():
         exports.WRITERS[ending](path, rows, table, on)

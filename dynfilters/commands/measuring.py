@@ -114,14 +114,3 @@ def short_bytes(count: int | None) -> str:
     '6.42MB'
     """
     return "-" if count is None else f"{short(count)}B"
-
-
-def json_ready(value: Any) -> Any:
-    """`value` with None for numbers that JSON does not know."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: json_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(item) for item in value]
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from dynfilters.diagnostics.parameters import (
     gather,
     to_host,
 )
-from dynfilters.diagnostics.recording import FIELDS, CsvLog, History, Key, write_scalars
+from dynfilters.diagnostics.recording import CsvLog, History, Key, csv_writer, write_scalars
 from dynfilters.diagnostics.taps import BranchWatch, find_branches
 
 KEPT = 10_000
@@ -180,9 +179,7 @@ class GradientProbe:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._history)
+            csv_writer(file).writerows(self._history)
 
     def _arm(self) -> None:
         """Lets the hooks work if the coming call will be recorded."""

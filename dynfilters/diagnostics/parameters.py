@@ -115,11 +115,11 @@ class ParameterWatch:
     @torch.no_grad()
     def _count_nonfinite(self, norms: dict[int, float]) -> dict[int, float]:
         """By parameter; only where a norm says that there are some, to spare the usual step."""
-        gradients = self._gradients()
         suspects = [i for i, norm in norms.items() if not math.isfinite(norm)]
-        counts = [gradients[i].isfinite().logical_not().sum() for i in suspects]
-        if not counts:
+        if not suspects:
             return {}
+        gradients = self._gradients()
+        counts = [gradients[i].isfinite().logical_not().sum() for i in suspects]
         return dict(zip(suspects, *to_host([gather(counts)]), strict=True))
 
 

@@ -8,7 +8,7 @@ import warnings
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 FIELDS = ("step", "layer", "branch", "quantity", "value")
 Key = tuple[str, str, str]  # layer, branch, quantity
@@ -57,8 +57,7 @@ class CsvLog:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("x", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, FIELDS, lineterminator="\n")
-        self._writer.writeheader()
+        self._writer = csv_writer(self._file)
         self._file.flush()
 
     def add(self, step: int, values: Mapping[Key, float]) -> None:
@@ -77,6 +76,13 @@ class CsvLog:
         # What could not be written is given up; `add` has said so.
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def csv_writer(file: TextIO) -> csv.DictWriter:
+    """A writer of rows under the names of `FIELDS`; the header is written."""
+    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    return writer
 
 
 def write_scalars(writer: Any, step: int, values: Mapping[Key, float]) -> None:

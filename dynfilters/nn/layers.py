@@ -18,7 +18,7 @@ from dynfilters.checks import (
 from dynfilters.nn import fusion
 from dynfilters.nn.taps import Taps
 from dynfilters.ops import conv2d_per_sample, filter2d, filter2d_activated
-from dynfilters.ops.filter2d import COMBINE
+from dynfilters.ops.operands import COMBINE
 
 
 def _with_own_code(function: FunctionType) -> FunctionType:

@@ -25,7 +25,8 @@ from dynfilters.checks import (
 from dynfilters.ops import native
 from dynfilters.ops.activated_reference import Options, forward, gradients
 from dynfilters.ops.activations import ACTIVATIONS, epsilon
-from dynfilters.ops.filter2d import autocast, backend, check_operands, forward_fake, same_shape
+from dynfilters.ops.filter2d import backend, forward_fake
+from dynfilters.ops.operands import autocast, check_operands, same_shape
 from dynfilters.ops.reference import Geometry, layout
 
 PUBLISHED_EPSILON = 1e-10

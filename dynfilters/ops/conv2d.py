@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynfilters.checks import check_like, check_positive, check_tensor, is_autocast
-from dynfilters.ops.filter2d import autocast
+from dynfilters.ops.operands import autocast
 from dynfilters.ops.reference import HALF
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_like, check_tensor, is_autocast
 from dynfilters.ops import native
-from dynfilters.ops.filter2d import autocast, same_shape
+from dynfilters.ops.operands import autocast, same_shape
 from dynfilters.ops.pool_project import check_operands, fake, gradients, reference
 
 _NAMES = ["x", "weight", "bias", "squeeze_weight", "squeeze_bias", "expand_weight", "expand_bias"]

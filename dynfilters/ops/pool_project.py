@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_like, check_tensor, is_autocast
 from dynfilters.ops import native
-from dynfilters.ops.filter2d import autocast, same_shape
+from dynfilters.ops.operands import autocast, same_shape
 from dynfilters.ops.reference import layout
 
 _library = torch.library.Library("dynfilters", "FRAGMENT")

@@ -83,3 +83,11 @@ def check_like(name: str, tensor: Tensor, of: str, other: Tensor) -> None:
     floating = is_autocast(tensor) and tensor.dtype in FLOATING
     if not floating or (tensor.dtype == torch.float64) != (other.dtype == torch.float64):
         raise ValueError(f"{name}: expected the dtype of {of}, {other.dtype}, got {tensor.dtype}")
+
+
+def check_share(name: str, value: float) -> float:
+    """`value` if it is a number of at least 0 and below 1, else `ValueError`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1:
+        raise ValueError(f"{name}: expected a number of at least 0 and below 1, got {value!r}")
+    return value

@@ -27,6 +27,8 @@ class FilterInfo:
         spatial_adaptive: the taps differ from position to position, by content.
         channel_adaptive: the taps differ from channel to channel, by content.
         upsamples: the output's grid is finer than the input's.
+        grouped: its option `groups` is that of `torch.nn.Conv2d`: output channels of a group see
+            the input channels of that group only.
         default_activation: the paper's own; None where nothing is generated.
         options: what `create_filter` takes besides the common arguments, with defaults.
     """
@@ -39,6 +41,7 @@ class FilterInfo:
     spatial_adaptive: bool = False
     channel_adaptive: bool = False
     upsamples: bool = False
+    grouped: bool = False
     default_activation: str | None = None
     kernel_size: int | tuple[int, int] = 3
     options: dict[str, Any] = field(default_factory=dict)

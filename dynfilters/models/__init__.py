@@ -1,6 +1,20 @@
 """Networks with a place for any filter of the zoo."""
 
+from dynfilters.models import variants
+from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
 from dynfilters.models.registry import create_model, list_models, register_model
+from dynfilters.models.resnet import ResNet
 from dynfilters.models.small_resnet import SmallResNet
 
-__all__ = ["SmallResNet", "create_model", "list_models", "register_model"]
+__all__ = [
+    "Backbone",
+    "FeatureInfo",
+    "FeatureMaps",
+    "ResNet",
+    "SmallResNet",
+    "Stage",
+    "create_model",
+    "list_models",
+    "register_model",
+    "variants",
+]

@@ -36,7 +36,7 @@ def _checked_temperature(value: float) -> float:
     return value
 
 
-@register_filter("odconv", **PAPER)
+@register_filter("odconv", grouped=True, **PAPER)
 class ODConv(_Attended, DenseFilter):
     """ODConv: a dense filter per sample, from attentions to each axis of its experts.
 

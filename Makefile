@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation results bench gpu test lint format readme clean
+.PHONY: help ablation results bench gpu test package lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -36,6 +36,13 @@ bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five
 gpu:  ## On a GPU, with the python3 that is there: build, GPU tests, benchmark; results into OUT=DIR
 	@test -n "$(OUT)" || { echo "say where the results go: make gpu OUT=DIR" >&2; exit 2; }
 	$(PYTHON) -m benchmarks.stages "$(OUT)"
+
+package: $(VENV)/dev  ## sdist and wheel in dist/, and the wheel tried in an environment without extras
+	rm -rf dist
+	$(PY) -m build --no-isolation --outdir dist .
+	$(PYTHON) -m venv --clear build/clean
+	build/clean/bin/python -m pip install --quiet dist/*.whl
+	cd build && clean/bin/python -W error ../tests/installed.py && clean/bin/dynfilters list
 
 lint: $(VENV)/dev  ## Lint, format check, and every configuration composed
 	$(PY) -m ruff check .

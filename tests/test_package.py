@@ -14,7 +14,7 @@ import pytest
 from dynfilters.ops import toolchain
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("dynfilters", "conf", "csrc", "pyproject.toml", "README.md")
+SHIPPED = ("dynfilters", "conf", "csrc", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")

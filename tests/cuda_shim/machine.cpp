@@ -124,7 +124,8 @@ void describe(char* text, size_t room, int first, int last) {
   for (int i = first; i < last && used < room; ++i) {
     const Fiber& f = device.fibers[i];
     const Fiber* before = i > first ? &device.fibers[i - 1] : nullptr;
-    if (before && before->state == f.state && (f.state == State::kDone || before->where.line() == f.where.line())) continue;
+    const bool same = before && before->state == f.state;
+    if (same && (f.state == State::kDone || before->where.line() == f.where.line())) continue;
     if (f.state == State::kDone)
       used += snprintf(text + used, room - used, " from thread %d: returned;", i);
     else
@@ -249,8 +250,8 @@ void fail(const char* format, ...) {
   device.failed = true;
   Dl_info library{};
   if (running() && device.place && dladdr(device.place, &library))
-    snprintf(device.message, sizeof device.message, "thread (%u, %u, %u) of block (%u, %u, %u): %s; at 0x%tx", threadIdx.x,
-             threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z, text,
+    snprintf(device.message, sizeof device.message, "thread (%u, %u, %u) of block (%u, %u, %u): %s; at 0x%tx",
+             threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z, text,
              device.place - static_cast<const char*>(library.dli_fbase));
   else
     snprintf(device.message, sizeof device.message, "%s", text);

@@ -94,7 +94,8 @@ void check_races(bool is_shared, size_t at, size_t bytes, bool write) {
   for (Granule* g = granules + at / kGranule; g <= granules + (at + bytes - 1) / kGranule; ++g) {
     const size_t place = (g - granules) * kGranule;
     if (is_shared && g->landing == block_start) conflict(write, true, place, "an asynchronous copy under way");
-    if (!ordered(g->write, is_shared)) conflict(write, is_shared, place, "a write of another thread and no barrier between");
+    if (!ordered(g->write, is_shared))
+      conflict(write, is_shared, place, "a write of another thread and no barrier between");
     if (write && !ordered(g->read, is_shared))
       conflict(true, is_shared, place, "a read of another thread and no barrier between");
     if (write)
@@ -109,8 +110,10 @@ void check_global(const unsigned char* address, size_t bytes, bool write) {
   const int64_t at = address - global_memory;
   if (at < 0 || at + bytes > kGlobal) fail("%s far outside all operands, at byte %lld", kind, (long long)at);
   for (size_t i = at; i < at + bytes; ++i) {
-    if (!(use_map[i] & kMapped)) fail("%s of %zu bytes, at byte %lld, outside all operands", kind, bytes, (long long)at);
-    if (write && !(use_map[i] & kWritable)) fail("write of %zu bytes to what is not an output, at byte %lld", bytes, (long long)at);
+    if (!(use_map[i] & kMapped))
+      fail("%s of %zu bytes, at byte %lld, outside all operands", kind, bytes, (long long)at);
+    if (write && !(use_map[i] & kWritable))
+      fail("write of %zu bytes to what is not an output, at byte %lld", bytes, (long long)at);
     if (write) use_map[i] |= kWritten;
   }
   check_races(false, at, bytes, write);

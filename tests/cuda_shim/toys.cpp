@@ -94,6 +94,7 @@ constexpr const Toy* kFaults[] = {kToys<0>, kToys<1>, kToys<2>, kToys<3>, kToys<
 
 }  // namespace
 
-extern "C" void shim_toy(int toy, int fault, int blocks, int threads, size_t shared_bytes, const float* in, float* out, int n) {
+extern "C" void shim_toy(int toy, int fault, int blocks, int threads, size_t shared_bytes, const float* in, float* out,
+                         int n) {
   launch(kFaults[fault][toy], dim3(blocks), dim3(threads), shared_bytes, nullptr, in, out, n);
 }

@@ -29,7 +29,8 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         state_dict: tensors under the official keys. One from before batch norms counted their
             batches does without `num_batches_tracked`.
         source: whose keys they are: "ddfnet", "involution" or "mmcls" (RedNet; with `backbone.`
-            and `head.fc` or without), "weightnet", "mmcv", "timm", "torchvision".
+            and `head.fc` or without), "weightnet", "mmcv", "odconv", "timm",
+            "torchvision".
 
     A WeightNet without `reduce.*`, or a CondConv without `routing_fn.*`, is published as part of
     a residual block that computes the descriptor or the routing for all its filters. The layer

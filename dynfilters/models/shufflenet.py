@@ -171,14 +171,17 @@ class ShuffleNetV2(Backbone):
         place = checked_place(filter, filter_options, pointwise=pointwise)
         self.first_conv = _convolution(in_chans, STEM_CHANNELS, 3, 2, bias)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        found, channels = [Stage(("first_conv",), STEM_CHANNELS, 2)], STEM_CHANNELS
+        found = [
+            Stage((name,), STEM_CHANNELS, r) for name, r in (("first_conv", 2), ("maxpool", 4))
+        ]
+        channels = STEM_CHANNELS
         for i, (width, count) in enumerate(zip(widths, repeats, strict=True)):
             form = {"halves": halves, "shared_reduce": shared_reduce}
             blocks = [ShuffleBlock(channels, width, 2, place, **form)]
             blocks += [ShuffleBlock(width, width, 1, place, **form) for _ in range(count - 1)]
             name, channels = f"stage{i + 2}", width
             self.add_module(name, nn.Sequential(*blocks))
-            found.append(Stage((name,) if i else ("maxpool", name), width, 8 * 2**i))
+            found.append(Stage((name,), width, 8 * 2**i))
         self.conv_last = _convolution(channels, last_channels, 1, 1, bias)
         found.append(Stage(("conv_last",), last_channels, 32))
         self._add_head(found)

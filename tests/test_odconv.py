@@ -155,7 +155,9 @@ def test_initial_odconv() -> None:
     assert not torch.equal(branch.weight[0], branch.weight[1])
 
 
-def official(channels: int, outs: int, kernel: int, experts: int, groups: int = 1) -> dict:
+def official(
+    channels: int, outs: int, kernel: int, experts: int, groups: int = 1, hidden: int = 16
+) -> dict[str, Tensor]:
     """A state dict as the published ODConv2d has it."""
     heads = {"channel": channels, "filter": outs, "spatial": kernel**2, "kernel": experts}
     if groups == channels == outs:
@@ -166,16 +168,19 @@ def official(channels: int, outs: int, kernel: int, experts: int, groups: int = 
         del heads["kernel"]
     shapes = {
         "weight": (experts, outs, channels // groups, kernel, kernel),
-        "attention.fc.weight": (16, channels, 1, 1),
-        **{f"attention.bn.{n}": (16,) for n in ("weight", "bias", "running_mean", "running_var")},
-        **{f"attention.{head}_fc.weight": (size, 16, 1, 1) for head, size in heads.items()},
+        "attention.fc.weight": (hidden, channels, 1, 1),
+        **{
+            f"attention.bn.{n}": (hidden,)
+            for n in ("weight", "bias", "running_mean", "running_var")
+        },
+        **{f"attention.{head}_fc.weight": (size, hidden, 1, 1) for head, size in heads.items()},
         **{f"attention.{head}_fc.bias": (size,) for head, size in heads.items()},
     }
     state = {key: torch.rand(shape) for key, shape in shapes.items()}
     return {**state, "attention.bn.num_batches_tracked": torch.tensor(7)}
 
 
-def by_hand(state: dict[str, Tensor], x: Tensor, groups: int) -> Tensor:
+def by_hand(state: dict[str, Tensor], x: Tensor, groups: int = 1, stride: int = 1) -> Tensor:
     """y, with attentions to channels on x and on y, as the published code has them."""
     hidden = nn.functional.conv2d(x.mean((2, 3), keepdim=True), state["attention.fc.weight"])
     statistics = [state[f"attention.bn.{n}"] for n in ("running_mean", "running_var")]
@@ -197,7 +202,7 @@ def by_hand(state: dict[str, Tensor], x: Tensor, groups: int) -> Tensor:
         if (spatial := head("spatial")) is not None:
             weight = weight * spatial[b].sigmoid().reshape(weight.shape[2:])
         seen = x[b : b + 1] * head("channel")[b].sigmoid()
-        y = nn.functional.conv2d(seen, weight, padding=weight.shape[2] // 2, groups=groups)
+        y = nn.functional.conv2d(seen, weight, None, stride, weight.shape[2] // 2, 1, groups)
         outputs.append(y if head("filter") is None else y * head("filter")[b].sigmoid())
     return torch.cat(outputs)
 
@@ -219,7 +224,7 @@ def test_official_weights(name: str, size) -> None:
     layer = dynfilters.create_filter(name, channels, outs, kernel, experts=experts, **options)
     state, x = official(*size), torch.randn(2, channels, 5, 4)
     load_official(layer.eval(), state, "odconv")
-    expected = by_hand(state, x, *groups or [1])
+    expected = by_hand(state, x, *groups)
     torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-4, atol=1e-5)
     branch = next(iter(layer.branches.values()))
     assert branch.norm.num_batches_tracked == 7

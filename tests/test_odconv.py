@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters import load_official
-from dynfilters.diagnostics import count_macs, count_parameters
+from dynfilters.diagnostics import count_macs, count_parameters, measure_memory
 from dynfilters.models.official import OfficialWeightsError
 
 # What the layer is made with, for 4 channels → the attentions that it has.
@@ -37,8 +37,10 @@ def trained(name: str, **options) -> nn.Module:
     return layer
 
 
+@pytest.mark.parametrize("on_features", [False, True])
 @pytest.mark.parametrize(("options", "heads"), DENSE, ids=str)
-def test_odconv_from_its_parameters(options, heads) -> None:
+def test_odconv_from_its_parameters(options, heads, on_features, monkeypatch) -> None:
+    monkeypatch.setattr(dynfilters.ODConv, "_favours_features", lambda *_: on_features)
     layer, x = trained("odconv", **options), torch.randn(2, 4, 5, 6).double()
     size = (layer.out_channels, 4 // layer.groups, *layer.kernel_size)
     temperature = options.get("temperature", 1.0)
@@ -70,9 +72,26 @@ def test_depthwise_is_odconv_in_groups_of_one() -> None:
     torch.testing.assert_close(dense(x), depthwise(x))
 
 
+def test_attentions_are_where_they_cost_less_memory() -> None:
+    """A 1×1 convolution of one expert keeps no kernel of a sample, and small kernels are kept
+    in the place of large feature maps."""
+    layer, x = dynfilters.ODConv(256, 256, 1), torch.randn(2, 256, 7, 7)
+    kernels = 4 * 2 * 256 * 256
+    assert measure_memory(lambda: layer(x)).saved_bytes < kernels
+    seen = []
+    layer.branches["weight"].register_forward_hook(lambda *_: seen.append(1))
+    y = layer(x)
+    assert seen and measure_memory(lambda: layer(x)).saved_bytes > kernels
+    torch.testing.assert_close(dynfilters.ODConv.apply_taps(layer, x, layer.generate(x)), y)
+    layer, x = dynfilters.ODConv(8, 8, 3), torch.randn(2, 8, 40, 40)
+    assert measure_memory(lambda: layer(x)).saved_bytes < 2 * 4 * x.numel()
+
+
 @pytest.mark.parametrize("name", ["odconv", "dw_odconv"])
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients(name: str, training: bool) -> None:
+@pytest.mark.parametrize("on_features", [False, True])
+def test_gradients(name: str, training: bool, on_features: bool, monkeypatch) -> None:
+    monkeypatch.setattr(dynfilters.ODConv, "_favours_features", lambda *_: on_features)
     layer = trained(name, experts=2, kernel_size=3).train(training)
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     names = [n for n, _ in layer.named_parameters()]

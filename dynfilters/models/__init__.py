@@ -2,7 +2,7 @@
 
 from dynfilters.models import variants
 from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
-from dynfilters.models.registry import create_model, list_models, register_model
+from dynfilters.models.registry import create_model, list_models, model_summary, register_model
 from dynfilters.models.resnet import ResNet
 from dynfilters.models.shufflenet import ShuffleNetV2
 from dynfilters.models.small_resnet import SmallResNet
@@ -17,6 +17,7 @@ __all__ = [
     "Stage",
     "create_model",
     "list_models",
+    "model_summary",
     "register_model",
     "variants",
 ]

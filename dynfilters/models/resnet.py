@@ -46,6 +46,9 @@ class ResNet(Backbone):
 
     Shapes: x (B, in_chans, H, W) → (B, num_classes).
 
+    Attributes:
+        filter: the name of the filter; others are those of `Backbone`.
+
     Raises:
         ValueError: an argument is out of range, an option of the filter is, or the filter is an
             upsampler. `UnknownNameError`, a ValueError, if there is no such filter.
@@ -75,6 +78,7 @@ class ResNet(Backbone):
         _check(layers, block, base_width, stem, avg_down, zero_init_residual, drop_path_rate)
         pointwise = checked_pointwise(pointwise_filter, pointwise_filter_options)
         place = checked_place(filter, filter_options, cardinality, pointwise)
+        self.filter = filter
         kind = BLOCKS[block]
         for name, module in stems.STEMS[stem](in_chans).items():
             self.add_module(name, module)

@@ -140,6 +140,9 @@ class ShuffleNetV2(Backbone):
 
     Shapes: x (B, in_chans, H, W) → (B, num_classes).
 
+    Attributes:
+        filter: the name of the filter; others are those of `Backbone`.
+
     Raises:
         ValueError: an argument is out of range, an option of a filter is, or the filter is an
             upsampler. `UnknownNameError`, a ValueError, if there is no such filter.
@@ -169,6 +172,7 @@ class ShuffleNetV2(Backbone):
             check_choice(name, value, (True, False))
         pointwise = checked_pointwise(pointwise_filter, pointwise_filter_options)
         place = checked_place(filter, filter_options, pointwise=pointwise)
+        self.filter = filter
         self.first_conv = _convolution(in_chans, STEM_CHANNELS, 3, 2, bias)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         found = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 
@@ -55,20 +56,29 @@ class Variant:
     """A named network: makes one of a kind from a preset and what the caller changes of it.
 
     Options of a filter in the preset are for that filter: they hold along with the caller's, and
-    no longer where the caller names another filter.
+    no longer where the caller names another filter. The summary is a line about the network; None
+    for what its kind says.
     """
 
     def __init__(
-        self, name: str, preset: Mapping[str, object], kind: type[Backbone] = ResNet
+        self,
+        name: str,
+        preset: Mapping[str, object],
+        kind: type[Backbone] = ResNet,
+        summary: str | None = None,
     ) -> None:
         self.name, self.preset, self.kind = name, dict(preset), kind
+        self.__doc__ = summary or inspect.getdoc(kind)
 
     def __call__(self, **options: object) -> Backbone:
         known = [*_parameters(self.kind), *_parameters(Backbone)]
         for option in options:
             if option not in known:
+                close = difflib.get_close_matches(option, known, n=1)
+                hint = f"did you mean {close[0]!r}? Its" if close else "its"
                 raise TypeError(
-                    f"model {self.name!r} has no option {option!r}; its options: {', '.join(known)}"
+                    f"model {self.name!r} has no option {option!r}: {hint} options: "
+                    f"{', '.join(known)}"
                 )
         for argument in ("filter", "pointwise_filter"):
             self._join_options(argument, options)
@@ -86,6 +96,24 @@ class Variant:
 
     def __repr__(self) -> str:
         return f"Variant({self.name!r}, {self.preset})"
+
+
+def _summary(preset: Mapping[str, object]) -> str:
+    """The preset in a line."""
+    cardinality = preset.get("cardinality", 1)
+    kind = "ResNet" if cardinality == 1 else "ResNeXt"
+    kind = "RedNet" if preset.get("stem") == "involution" else kind
+    return "".join(
+        [
+            f"{kind}{'-D' if preset.get('avg_down') else ''} of ",
+            "+".join(map(str, preset["layers"])),
+            " basic blocks" if preset.get("block") == "basic" else " bottlenecks",
+            f", {cardinality}×{preset['base_width']} wide" if cardinality > 1 else "",
+            f": {preset.get('filter', 'conv')}",
+            f" with {options}" if (options := preset.get("filter_options")) else "",
+            ".",
+        ]
+    )
 
 
 def _parameters(kind: type) -> list[str]:
@@ -139,4 +167,4 @@ def _variants() -> dict[str, dict[str, object]]:
 
 
 for _name, _preset in _variants().items():
-    register_model(_name)(Variant(_name, _preset))
+    register_model(_name)(Variant(_name, _preset, summary=_summary(_preset)))

@@ -60,7 +60,11 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
 
 
 def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
     for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise ValueError(f"state_dict: expected names, got {key!r}")
         if not isinstance(value, Tensor) or value.is_meta:
             came = "one on the meta device" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"state_dict: expected tensors with memory, got {came} at {key!r}")

@@ -298,6 +298,6 @@ def test_bad_input(options, message) -> None:
 
 
 def test_an_unknown_option_is_named() -> None:
-    with pytest.raises(TypeError, match="has no option 'width'; its options: num_classes"):
+    with pytest.raises(TypeError, match="has no option 'width': did you mean 'widths'"):
         create_model("shufflenet_v2_x0_5", width=3)
     assert isinstance(create_model("shufflenet_v2_x0_5", num_classes=2), ShuffleNetV2)

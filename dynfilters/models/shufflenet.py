@@ -213,7 +213,7 @@ def _check(widths, repeats, last_channels) -> None:
     check_positive("last_channels", last_channels)
 
 
-# The published widths. Those with WeightNets are narrower, for the same number of MACs.
+# The published widths; with WeightNets such that MACs stay about those of the plain networks.
 _PLAIN = {
     "x0_5": {"widths": (48, 96, 192)},
     "x1_0": {"widths": (116, 232, 464)},
@@ -229,9 +229,13 @@ _WEIGHTNET = {
 _FILTERS = {"filter": "dw_weightnet", "pointwise_filter": "weightnet", "bias": True}
 
 
+def _named(size: str, preset: Mapping[str, object], prefix: str, filters: str) -> None:
+    name, widths = f"{prefix}shufflenet_v2_{size}", "+".join(map(str, preset["widths"]))
+    summary = f"ShuffleNetV2 of 4+8+4 blocks, {widths} wide: {filters}."
+    register_model(name)(Variant(name, preset, ShuffleNetV2, summary))
+
+
 for _size, _preset in _PLAIN.items():
-    _name = f"shufflenet_v2_{_size}"
-    register_model(_name)(Variant(_name, {**_preset, "halves": True}, ShuffleNetV2))
+    _named(_size, {**_preset, "halves": True}, "", "dwconv and conv")
 for _size, _preset in _WEIGHTNET.items():
-    _name = f"weightnet_shufflenet_v2_{_size}"
-    register_model(_name)(Variant(_name, {**_preset, **_FILTERS}, ShuffleNetV2))
+    _named(_size, {**_preset, **_FILTERS}, "weightnet_", "dw_weightnet and weightnet")

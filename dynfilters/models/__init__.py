@@ -6,6 +6,7 @@ from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
 from dynfilters.models.registry import create_model, list_models, model_summary, register_model
 from dynfilters.models.replacements import Replacement, Replacements, Skipped
 from dynfilters.models.resnet import ResNet
+from dynfilters.models.shufflenet import ShuffleNetV2
 from dynfilters.models.small_resnet import SmallResNet
 from dynfilters.models.surgery import swap_filters
 from dynfilters.models.weights import load_model, save_model
@@ -18,6 +19,7 @@ __all__ = [
     "Replacement",
     "Replacements",
     "ResNet",
+    "ShuffleNetV2",
     "Skipped",
     "SmallResNet",
     "Stage",

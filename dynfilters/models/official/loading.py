@@ -29,7 +29,8 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         state_dict: tensors under the official keys. One from before batch norms counted their
             batches does without `num_batches_tracked`.
         source: whose keys they are: "ddfnet", "involution" or "mmcls" (RedNet; with `backbone.`
-            and `head.fc` or without), "weightnet", "mmcv", "timm", "torchvision".
+            and `head.fc` or without), "weightnet", "mmcv", "odconv", "timm",
+            "torchvision".
 
     A WeightNet without `reduce.*`, or a CondConv without `routing_fn.*`, is published as part of
     a residual block that computes the descriptor or the routing for all its filters. The layer
@@ -71,7 +72,11 @@ def _matched(
 
 
 def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
     for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise ValueError(f"state_dict: expected names, got {key!r}")
         if not isinstance(value, Tensor) or value.is_meta:
             came = "one on the meta device" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"state_dict: expected tensors with memory, got {came} at {key!r}")

@@ -129,7 +129,8 @@ def test_a_filter_of_ones_own() -> None:
 
 def test_features_only_keeps_the_names_and_the_numbers() -> None:
     model = small("ddf_resnet50").eval()
-    maps = FeatureMaps(copy.deepcopy(model), (0, -2)).eval()
+    maps = FeatureMaps(copy.deepcopy(model), (0, -2))
+    assert not maps.training
     assert maps.out_indices == (0, 3)
     assert maps.feature_info.module_name() == ["act1", "layer3"]
     assert maps.state_dict().keys() == {
@@ -180,6 +181,10 @@ def test_the_head_is_made_where_the_network_is() -> None:
         model = small("resnet18")
     model.reset_classifier(3)
     assert model.fc.weight.is_meta
+    model = small("resnet18")
+    with torch.device("meta"):
+        model.reset_classifier(3)
+    assert not model.fc.weight.is_meta
 
 
 def test_dropout_before_the_classifier() -> None:

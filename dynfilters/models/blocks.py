@@ -159,7 +159,7 @@ class DropPath(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """y = relu(shortcut(x) + bn(conv1×1(relu(bn(filter(relu(bn(conv1×1(x)))))))).
+    """y = relu(shortcut(x) + bn(conv1×1(relu(bn(filter(relu(bn(conv1×1(x))))))))).
 
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, figure 5 right,
     https://arxiv.org/abs/1512.03385, with the stride in the 3×3, as in torchvision and timm.

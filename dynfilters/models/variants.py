@@ -103,6 +103,7 @@ def _summary(preset: Mapping[str, object]) -> str:
     cardinality = preset.get("cardinality", 1)
     kind = "ResNet" if cardinality == 1 else "ResNeXt"
     kind = "RedNet" if preset.get("stem") == "involution" else kind
+    options = ", ".join(f"{k}={v}" for k, v in preset.get("filter_options", {}).items())
     return "".join(
         [
             f"{kind}{'-D' if preset.get('avg_down') else ''} of ",
@@ -110,7 +111,7 @@ def _summary(preset: Mapping[str, object]) -> str:
             " basic blocks" if preset.get("block") == "basic" else " bottlenecks",
             f", {cardinality}×{preset['base_width']} wide" if cardinality > 1 else "",
             f": {preset.get('filter', 'conv')}",
-            f" with {options}" if (options := preset.get("filter_options")) else "",
+            f" with {options}" if options else "",
             ".",
         ]
     )

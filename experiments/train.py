@@ -2,13 +2,22 @@
 
     python -m experiments.train experiment=smoke                             # does it run?
     torchrun --nproc-per-node 8 -m experiments.train data.root=DIR           # eight GPUs
-    srun python -m experiments.train data.root=DIR                           # as SLURM says
+    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        -m experiments.train data.root=DIR                                   # on each of four nodes
     python -m experiments.train mode=evaluate data.root=DIR data.test_size=288
 
-The same command again goes on where the last one stopped, whatever stopped it, bit for bit.
-Configurations are in conf/train/. Exit status: 0 all is well, 1 the training failed, 2 the
-configuration, the images or a checkpoint is no good and nothing ran; 130, 143 or 138: Ctrl-C,
-SIGTERM or SIGUSR1 stopped it, and last.ckpt has it all. (torchrun has a status of its own.)
+The same command again goes on where the last one stopped, whatever stopped it: with
+deterministic=true and as many processes, bit for bit. Configurations are in conf/train/.
+
+On a cluster, SLURM starts the processes, and warns before the time is up:
+
+    #SBATCH --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 --signal=USR1@120 --requeue
+    srun python -m experiments.train data.root=DIR
+    test $? -eq 138 && scontrol requeue $SLURM_JOB_ID
+
+Exit status: 0 all is well, 1 the training failed, 2 the configuration, the images or a checkpoint
+is no good and nothing ran; 130, 143 or 138: Ctrl-C, SIGTERM or SIGUSR1 stopped it, and last.ckpt
+has it all. (torchrun has a status of its own.)
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.ablate import CONF
+from experiments.ablate import CONF, INTERRUPTED
 from experiments.callback import CANNOT_START, SOME_FAILED, describe
 from experiments.checks import CheckError
 from experiments.trainer.launch import Interrupted, is_first
@@ -66,6 +75,8 @@ def main() -> None:
         train()
     except (HydraException, OmegaConfBaseException, OSError) as error:  # no folder for the run
         leave(describe(error), CANNOT_START)
+    except KeyboardInterrupt:  # in an evaluation, or before the training
+        leave("interrupted", INTERRUPTED)
 
 
 def leave(message: str, status: int) -> NoReturn:

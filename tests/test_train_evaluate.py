@@ -107,17 +107,3 @@ def test_tensorboard_has_steps_and_epochs(trained) -> None:
     found = [event.value for event in events.Scalars("epoch/accuracy")]
     rows = checkpoint(trained)["history"]
     assert found == pytest.approx([row["accuracy"] for row in rows], abs=1e-6)
-
-
-def test_a_run_on_shards_trains_and_resumes(tmp_path, monkeypatch) -> None:
-    from test_train_data import shards
-
-    images = write_images(tmp_path / "images")
-    given = {
-        "train_shards": shards(tmp_path, images, "train", 2),
-        "test_shards": shards(tmp_path, images, "val", 1),
-        **{"num_classes": 3, "train_images": 33, "shuffle": 5},
-    }
-    overrides = ("data=shards", *(f"data.{key}={value!r}" for key, value in given.items()))
-    assert run_train(monkeypatch, tmp_path, *SMALL, *overrides) == 0
-    assert checkpoint(tmp_path)["history"][-1]["step"] == 12

@@ -95,8 +95,9 @@ def test_the_best_weights_stay(images, monkeypatch) -> None:
 def test_two_processes_resume_and_make_the_same_updates_as_one(
     images, monkeypatch, plugged_in
 ) -> None:
-    """Gloo on the CPU. Weights after three epochs differ by rounding only: 2e-5, where they have
-    moved by more than 1e-2. Resumed, two processes end as two that never stopped, bit for bit."""
+    """Gloo on the CPU. Weights after three epochs differ by rounding only: 2e-5, where they move
+    by more than 1e-2 (test_train_recipe). Resumed, two processes end as two that never stopped,
+    bit for bit."""
     overrides = (*PLUGGED_IN, "data.workers=1")
     stopped = start_train(images, *overrides, processes=2, die="forward:7")
     assert stopped.returncode != 0

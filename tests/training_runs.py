@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webdataset
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from sweeps import ROOT
 
 from experiments import train
 from experiments.trainer.checkpoint import LAST, read_own
+from experiments.trainer.folder import list_images
 from experiments.trainer.settings import plain_settings
 
 CLASSES = ("ant", "bee", "cat")
@@ -57,6 +59,23 @@ def write_images(root: Path, train: int = 11, test: int = 4) -> Path:
                 pixels = draw.integers(0, 100, size) + 70 * label
                 Image.fromarray(pixels.astype(np.uint8)).save(directory / f"{index:02d}.png")
     return root
+
+
+def write_shards(
+    root: Path, images: Path, part: str, count: int, break_key: str | None = None
+) -> str:
+    """The images of a folder as `count` shards; the pattern that names them."""
+    listing = list_images(images / part)
+    writers = [webdataset.TarWriter(str(root / f"{part}-{i}.tar")) for i in range(count)]
+    for index in range(len(listing)):
+        content = listing.path(index).read_bytes()
+        key = f"{index:03d}"
+        image = content[: len(content) // 2] if key == break_key else content
+        sample = {"__key__": key, "png": image, "cls": str(listing.labels[index])}
+        writers[index % count].write(sample)
+    for writer in writers:
+        writer.close()
+    return str(root / f"{part}-{{0..{count - 1}}}.tar")
 
 
 def settings(*overrides: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dynfilters.filters import (
     list_filters,
     register_filter,
 )
-from dynfilters.models import create_model, list_models, register_model
+from dynfilters.models import create_model, list_models, load_model, register_model, swap_filters
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
@@ -56,10 +56,12 @@ __all__ = [
     "list_activations",
     "list_filters",
     "list_models",
+    "load_model",
     "load_official",
     "nn",
     "ops",
     "register_activation",
     "register_filter",
     "register_model",
+    "swap_filters",
 ]

@@ -74,7 +74,7 @@ def test_usage_is_shown(arguments: list[str], capsys) -> None:
 
 
 def test_every_command_has_help_and_json(capsys) -> None:
-    for command in ("list", "info", "bench", "compare", "build", "doctor"):
+    for command in ("list", "info", "bench", "compare", "convert", "build", "doctor"):
         with pytest.raises(SystemExit) as caught:
             cli.main([command, "--help"])
         assert caught.value.code == 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters import load_official
-from dynfilters.diagnostics import count_macs, count_parameters
+from dynfilters.diagnostics import count_macs, count_parameters, measure_memory
 from dynfilters.models.official import OfficialWeightsError
 
 # What the layer is made with, for 4 channels → the attentions that it has.
@@ -37,8 +37,10 @@ def trained(name: str, **options) -> nn.Module:
     return layer
 
 
+@pytest.mark.parametrize("on_features", [False, True])
 @pytest.mark.parametrize(("options", "heads"), DENSE, ids=str)
-def test_odconv_from_its_parameters(options, heads) -> None:
+def test_odconv_from_its_parameters(options, heads, on_features, monkeypatch) -> None:
+    monkeypatch.setattr(dynfilters.ODConv, "_favours_features", lambda *_: on_features)
     layer, x = trained("odconv", **options), torch.randn(2, 4, 5, 6).double()
     size = (layer.out_channels, 4 // layer.groups, *layer.kernel_size)
     temperature = options.get("temperature", 1.0)
@@ -70,9 +72,26 @@ def test_depthwise_is_odconv_in_groups_of_one() -> None:
     torch.testing.assert_close(dense(x), depthwise(x))
 
 
+def test_attentions_are_where_they_cost_less_memory() -> None:
+    """A 1×1 convolution of one expert keeps no kernel of a sample, and small kernels are kept
+    in the place of large feature maps."""
+    layer, x = dynfilters.ODConv(256, 256, 1), torch.randn(2, 256, 7, 7)
+    kernels = 4 * 2 * 256 * 256
+    assert measure_memory(lambda: layer(x)).saved_bytes < kernels
+    seen = []
+    layer.branches["weight"].register_forward_hook(lambda *_: seen.append(1))
+    y = layer(x)
+    assert seen and measure_memory(lambda: layer(x)).saved_bytes > kernels
+    torch.testing.assert_close(dynfilters.ODConv.apply_taps(layer, x, layer.generate(x)), y)
+    layer, x = dynfilters.ODConv(8, 8, 3), torch.randn(2, 8, 40, 40)
+    assert measure_memory(lambda: layer(x)).saved_bytes < 2 * 4 * x.numel()
+
+
 @pytest.mark.parametrize("name", ["odconv", "dw_odconv"])
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients(name: str, training: bool) -> None:
+@pytest.mark.parametrize("on_features", [False, True])
+def test_gradients(name: str, training: bool, on_features: bool, monkeypatch) -> None:
+    monkeypatch.setattr(dynfilters.ODConv, "_favours_features", lambda *_: on_features)
     layer = trained(name, experts=2, kernel_size=3).train(training)
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     names = [n for n, _ in layer.named_parameters()]
@@ -155,7 +174,9 @@ def test_initial_odconv() -> None:
     assert not torch.equal(branch.weight[0], branch.weight[1])
 
 
-def official(channels: int, outs: int, kernel: int, experts: int, groups: int = 1) -> dict:
+def official(
+    channels: int, outs: int, kernel: int, experts: int, groups: int = 1, hidden: int = 16
+) -> dict[str, Tensor]:
     """A state dict as the published ODConv2d has it."""
     heads = {"channel": channels, "filter": outs, "spatial": kernel**2, "kernel": experts}
     if groups == channels == outs:
@@ -166,16 +187,19 @@ def official(channels: int, outs: int, kernel: int, experts: int, groups: int = 
         del heads["kernel"]
     shapes = {
         "weight": (experts, outs, channels // groups, kernel, kernel),
-        "attention.fc.weight": (16, channels, 1, 1),
-        **{f"attention.bn.{n}": (16,) for n in ("weight", "bias", "running_mean", "running_var")},
-        **{f"attention.{head}_fc.weight": (size, 16, 1, 1) for head, size in heads.items()},
+        "attention.fc.weight": (hidden, channels, 1, 1),
+        **{
+            f"attention.bn.{n}": (hidden,)
+            for n in ("weight", "bias", "running_mean", "running_var")
+        },
+        **{f"attention.{head}_fc.weight": (size, hidden, 1, 1) for head, size in heads.items()},
         **{f"attention.{head}_fc.bias": (size,) for head, size in heads.items()},
     }
     state = {key: torch.rand(shape) for key, shape in shapes.items()}
     return {**state, "attention.bn.num_batches_tracked": torch.tensor(7)}
 
 
-def by_hand(state: dict[str, Tensor], x: Tensor, groups: int) -> Tensor:
+def by_hand(state: dict[str, Tensor], x: Tensor, groups: int = 1, stride: int = 1) -> Tensor:
     """y, with attentions to channels on x and on y, as the published code has them."""
     hidden = nn.functional.conv2d(x.mean((2, 3), keepdim=True), state["attention.fc.weight"])
     statistics = [state[f"attention.bn.{n}"] for n in ("running_mean", "running_var")]
@@ -197,7 +221,7 @@ def by_hand(state: dict[str, Tensor], x: Tensor, groups: int) -> Tensor:
         if (spatial := head("spatial")) is not None:
             weight = weight * spatial[b].sigmoid().reshape(weight.shape[2:])
         seen = x[b : b + 1] * head("channel")[b].sigmoid()
-        y = nn.functional.conv2d(seen, weight, padding=weight.shape[2] // 2, groups=groups)
+        y = nn.functional.conv2d(seen, weight, None, stride, weight.shape[2] // 2, 1, groups)
         outputs.append(y if head("filter") is None else y * head("filter")[b].sigmoid())
     return torch.cat(outputs)
 
@@ -219,7 +243,7 @@ def test_official_weights(name: str, size) -> None:
     layer = dynfilters.create_filter(name, channels, outs, kernel, experts=experts, **options)
     state, x = official(*size), torch.randn(2, channels, 5, 4)
     load_official(layer.eval(), state, "odconv")
-    expected = by_hand(state, x, *groups or [1])
+    expected = by_hand(state, x, *groups)
     torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-4, atol=1e-5)
     branch = next(iter(layer.branches.values()))
     assert branch.norm.num_batches_tracked == 7

@@ -24,6 +24,14 @@ EXACT = {  # parameters
     "resnext50_32x4d": 25_028_904,
     "resnext101_32x8d": 88_791_336,
     "resnext101_64x4d": 83_455_272,
+    "shufflenet_v2_x0_5": 1_366_792,
+    "shufflenet_v2_x1_0": 2_278_604,
+    "shufflenet_v2_x1_5": 3_503_624,
+    "shufflenet_v2_x2_0": 7_393_996,
+    "weightnet_shufflenet_v2_x0_5": 1_463_928,
+    "weightnet_shufflenet_v2_x1_0": 2_435_832,
+    "weightnet_shufflenet_v2_x1_5": 3_915_344,
+    "weightnet_shufflenet_v2_x2_0": 6_198_068,
 }
 MILLIONS = {  # parameters, to the last digit given
     "rednet26": "9.233",
@@ -37,6 +45,12 @@ MILLIONS = {  # parameters, to the last digit given
     "dwconv_resnet50": "14.274",
     "ddf_spatial_resnet50": "14.274",
     "ddf_channel_resnet50": "16.810",
+    "odconv1x_resnet18": "11.94",
+    "odconv4x_resnet18": "44.90",
+    "odconv1x_resnet50": "28.635",
+    "odconv4x_resnet50": "90.671",
+    "odconv1x_resnet101": "50.82",
+    "odconv2x_resnet101": "90.44",
 }
 GIGA_MACS = {
     "ddf_resnet50": "2.267",
@@ -56,6 +70,15 @@ GIGA_MACS = {
     "dwconv_resnet50": "2.252",
     "ddf_spatial_resnet50": "2.264",
     "ddf_channel_resnet50": "2.254",
+    # Published as 3.916 and 4.080, of another network and convention: see test_odconv_models.py.
+    "odconv1x_resnet50": "4.092",
+    "odconv4x_resnet50": "4.175",
+}
+MEGA_MACS = {  # the authors', which are a little higher than what is counted here
+    "weightnet_shufflenet_v2_x0_5": 41,
+    "weightnet_shufflenet_v2_x1_0": 139,
+    "weightnet_shufflenet_v2_x1_5": 301,
+    "weightnet_shufflenet_v2_x2_0": 562,
 }
 
 
@@ -71,13 +94,27 @@ def test_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_millions_of_parameters(name: str) -> None:
-    assert f"{count_parameters(on_meta(name)) / 1e6:.3f}" == MILLIONS[name]
+    digits = len(MILLIONS[name].partition(".")[2])
+    assert f"{count_parameters(on_meta(name)) / 1e6:.{digits}f}" == MILLIONS[name]
 
 
 @pytest.mark.parametrize("name", GIGA_MACS)
 def test_multiply_accumulates(name: str) -> None:
     macs = count_macs(on_meta(name), torch.empty(1, 3, 224, 224, device="meta"))
     assert f"{macs / 1e9:.3f}" == GIGA_MACS[name]
+
+
+@pytest.mark.parametrize("name", MEGA_MACS)
+def test_multiply_accumulates_of_weightnets(name: str) -> None:
+    macs = count_macs(on_meta(name), torch.empty(1, 3, 224, 224, device="meta"))
+    assert MEGA_MACS[name] * 0.985 < macs / 1e6 < MEGA_MACS[name]
+
+
+def test_carafe_doubles_256_channels() -> None:
+    """By default as published: 5×5 taps, 64 compressed channels, a 3×3 encoder."""
+    layer, x = dynfilters.create_filter("carafe_up", 256), torch.empty(1, 256, 7, 5)
+    assert count_parameters(layer) == 74_148
+    assert count_macs(layer, x) == 99_584 * 7 * 5
 
 
 def test_timms_resnet26_by_its_layers() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from dynfilters.checks import check_divides, check_positive
 from dynfilters.filters.zoo import register_filter
-from dynfilters.nn import AttentionsBranch, DenseFilter, DepthwiseFilter
+from dynfilters.nn import AttentionsBranch, DenseFilter, DepthwiseFilter, Taps, fusion
 
 PAPER = {
     "paper": "Omni-Dimensional Dynamic Convolution",
@@ -96,6 +102,51 @@ class ODConv(_Attended, DenseFilter):
             reduction=check_positive("reduction", reduction),
             temperature=_checked_temperature(temperature),
         )
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """`generate`, then `apply_taps`; or the same with c on x and f on y, as published.
+
+        The latter where these have fewer entries than the kernels that they would multiply.
+        """
+        halves = DenseFilter.generate, DenseFilter.apply_taps
+        unseen = fusion.runs_unseen(self.branches["weight"], AttentionsBranch.forward)
+        if unseen and fusion.keeps(self, *halves):
+            seen = self.guides(x, guide)["weight"]
+            if self._favours_features(x):
+                return self._on_features(x, seen)
+        return self.apply_taps(x, self.generate(x, guide))
+
+    def _favours_features(self, x: Tensor) -> bool:
+        """Whether x and y are smaller than two kernels; in compiled code yes, for all sizes."""
+        if torch.compiler.is_compiling():
+            return True
+        positions = x.shape[2] * x.shape[3]
+        features = self.in_channels * positions + self.out_channels * positions // self.stride**2
+        return features < 2 * math.prod(self.branches["weight"].shape)
+
+    def _on_features(self, x: Tensor, guide: Tensor) -> Tensor:
+        branch = self.branches["weight"]
+        hidden = branch.hidden(guide)
+        found = branch.attentions(hidden)
+        y = self._convolve(x * _per_channel(found["channel"], x), hidden, found.get("spatial"))
+        if "filter" in found:
+            y = y * _per_channel(found["filter"], y)
+        return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
+
+    def _convolve(self, x: Tensor, hidden: Tensor, spatial: Tensor | None) -> Tensor:
+        """x by the mixed kernels with s; a batch shares one if there is neither s nor κ."""
+        branch = self.branches["weight"]
+        shape, mixed = branch.shape, branch.mixed(hidden)
+        if spatial is None and "kernel" not in branch.heads:
+            return F.conv2d(x, mixed.reshape(shape), None, self.stride, groups=self.groups)
+        if spatial is not None:
+            mixed = mixed.unflatten(1, (-1, self.taps)) * spatial.flatten(1).unsqueeze(1)
+        return self.apply_taps(x, Taps(weight=mixed.reshape(x.shape[0], *shape)))
+
+
+def _per_channel(attention: Tensor, x: Tensor) -> Tensor:
+    """An attention to the channels of x, (B, C, 1, 1), in its dtype."""
+    return attention.reshape(x.shape[0], x.shape[1], 1, 1).to(x.dtype)
 
 
 @register_filter("dw_odconv", **PAPER)

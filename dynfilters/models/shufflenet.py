@@ -175,14 +175,17 @@ class ShuffleNetV2(Backbone):
         self.filter = filter
         self.first_conv = _convolution(in_chans, STEM_CHANNELS, 3, 2, bias)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        found, channels = [Stage(("first_conv",), STEM_CHANNELS, 2)], STEM_CHANNELS
+        found = [
+            Stage((name,), STEM_CHANNELS, r) for name, r in (("first_conv", 2), ("maxpool", 4))
+        ]
+        channels = STEM_CHANNELS
         for i, (width, count) in enumerate(zip(widths, repeats, strict=True)):
             form = {"halves": halves, "shared_reduce": shared_reduce}
             blocks = [ShuffleBlock(channels, width, 2, place, **form)]
             blocks += [ShuffleBlock(width, width, 1, place, **form) for _ in range(count - 1)]
             name, channels = f"stage{i + 2}", width
             self.add_module(name, nn.Sequential(*blocks))
-            found.append(Stage((name,) if i else ("maxpool", name), width, 8 * 2**i))
+            found.append(Stage((name,), width, 8 * 2**i))
         self.conv_last = _convolution(channels, last_channels, 1, 1, bias)
         found.append(Stage(("conv_last",), last_channels, 32))
         self._add_head(found)
@@ -210,7 +213,7 @@ def _check(widths, repeats, last_channels) -> None:
     check_positive("last_channels", last_channels)
 
 
-# The published widths. Those with WeightNets are narrower, for the same number of MACs.
+# The published widths; with WeightNets such that MACs stay about those of the plain networks.
 _PLAIN = {
     "x0_5": {"widths": (48, 96, 192)},
     "x1_0": {"widths": (116, 232, 464)},
@@ -226,9 +229,13 @@ _WEIGHTNET = {
 _FILTERS = {"filter": "dw_weightnet", "pointwise_filter": "weightnet", "bias": True}
 
 
+def _named(size: str, preset: Mapping[str, object], prefix: str, filters: str) -> None:
+    name, widths = f"{prefix}shufflenet_v2_{size}", "+".join(map(str, preset["widths"]))
+    summary = f"ShuffleNetV2 of 4+8+4 blocks, {widths} wide: {filters}."
+    register_model(name)(Variant(name, preset, ShuffleNetV2, summary))
+
+
 for _size, _preset in _PLAIN.items():
-    _name = f"shufflenet_v2_{_size}"
-    register_model(_name)(Variant(_name, {**_preset, "halves": True}, ShuffleNetV2))
+    _named(_size, {**_preset, "halves": True}, "", "dwconv and conv")
 for _size, _preset in _WEIGHTNET.items():
-    _name = f"weightnet_shufflenet_v2_{_size}"
-    register_model(_name)(Variant(_name, {**_preset, **_FILTERS}, ShuffleNetV2))
+    _named(_size, {**_preset, **_FILTERS}, "weightnet_", "dw_weightnet and weightnet")

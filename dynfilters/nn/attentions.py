@@ -84,7 +84,7 @@ class AttentionsBranch(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / (groups * outputs * taps)))
 
     def forward(self, guide: Tensor) -> Tensor:
-        hidden = torch.relu(self.norm(self.reduce(guide.mean((2, 3)))))
+        hidden = self.hidden(guide)
         found = self.attentions(hidden)
         window = found["channel"]  # c and s first: their product is smaller than the kernels
         if "spatial" in found:
@@ -93,6 +93,10 @@ class AttentionsBranch(nn.Module):
         if "filter" in found:
             weight = weight * found["filter"]
         return weight.reshape(guide.shape[0], *self.shape)
+
+    def hidden(self, guide: Tensor) -> Tensor:
+        """h, (B, entries)."""
+        return torch.relu(self.norm(self.reduce(guide.mean((2, 3)))))
 
     def attentions(self, hidden: Tensor) -> dict[str, Tensor]:
         """c, s and f, as far as there are such, each in a shape that goes with `grid`."""

@@ -43,20 +43,32 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         OfficialWeightsError: keys missing, unexpected or mis-shaped, all listed; nothing was
             loaded.
     """
-    if source not in SOURCES:
-        raise UnknownNameError("source", source, SOURCES)
-    _check_tensors(state_dict)
-    plan, removed = _plan(module, state_dict, SOURCES[source])
     targets = _tensors(module)
     if any(tensor.is_meta for tensor in targets.values()):
         raise ValueError("module: expected parameters with memory, got some on the meta device")
-    loaded = _assemble(plan, targets, state_dict, source)
+    loaded, removed = _matched(module, state_dict, source)
     with torch.no_grad():
         for key, tensor in loaded.items():
             targets[key].copy_(tensor.reshape(targets[key].shape))
     for key in removed:
         parent, _, name = key.rpartition(".")
         setattr(module.get_submodule(parent), name, None)
+
+
+def check_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Raises what `load_official` would, and loads nothing: a module on the meta device will do."""
+    _matched(module, state_dict, source)
+
+
+def _matched(
+    module: nn.Module, state_dict: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What to load under our names, and the submodules to remove."""
+    if source not in SOURCES:
+        raise UnknownNameError("source", source, SOURCES)
+    _check_tensors(state_dict)
+    plan, removed = _plan(module, state_dict, SOURCES[source])
+    return _assemble(plan, _tensors(module), state_dict, source), removed
 
 
 def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:

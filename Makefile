@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation results bench gpu test package lint format readme clean
+.PHONY: help ablation results bench gpu test package compare docs lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -43,6 +43,13 @@ package: $(VENV)/dev  ## sdist and wheel in dist/, and the wheel tried in an env
 	$(PYTHON) -m venv --clear build/clean
 	build/clean/bin/python -m pip install --quiet dist/*.whl
 	cd build && clean/bin/python -W error ../tests/installed.py && clean/bin/dynfilters list
+
+compare: $(VENV)/dev  ## Measures every filter for the documentation's pages
+	$(PY) -m dynfilters compare --shape 32,256,14,14 --json > build/compare.json
+	mv build/compare.json docs/compare.json
+
+docs: $(VENV)/dev  ## The documentation, in build/site; any warning is an error
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict
 
 lint: $(VENV)/dev  ## Lint, format check, and every configuration composed
 	$(PY) -m ruff check .

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from experiments.machine import describe_device, versions
+from dynfilters.diagnostics.machine import describe_device
+from experiments.machine import versions
 
 # The instructions that decide how fast an image is filtered, if the processor has them.
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")

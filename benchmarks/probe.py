@@ -20,8 +20,8 @@ from torch import nn
 
 from benchmarks.timing import race, ratio
 from dynfilters.diagnostics import GradientProbe, aggregate
+from dynfilters.diagnostics.machine import describe_device
 from dynfilters.models import create_model
-from experiments.machine import describe_device
 
 BATCH = 48
 STEPS = 10  # as one run, so that every 10th step is in each

@@ -14,9 +14,14 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_positive(value: object) -> bool:
+    """Whether `value` is an integer of at least 1."""
+    return _is_integer(value) and value >= 1
+
+
 def check_positive(name: str, value: int) -> int:
     """`value` if it is an integer of at least 1, else `ValueError`."""
-    if not _is_integer(value) or value < 1:
+    if not is_positive(value):
         raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     return value
 

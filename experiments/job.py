@@ -9,9 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dynfilters.diagnostics.machine import describe_device
 from experiments.confighash import canonical, config_hash
 from experiments.files import locked
-from experiments.machine import describe_device, versions
+from experiments.machine import versions
 from experiments.plugins import import_plugins
 from experiments.profile_job import profile_job
 from experiments.results import (

@@ -19,23 +19,27 @@ NARROWEST = 480
 STEP = 0.8
 
 
-def draw_all(plots: Iterable[Plot], directory: Path) -> dict[str, bytes]:
+def draw_all(
+    plots: Iterable[Plot], directory: Path, colors: int | None = COLORS
+) -> dict[str, bytes]:
     """Draws each plot to `directory/NAME.png`; the pictures as PNG, by name."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for plot in plots:
-        drawn[plot.name] = render(plot)
+        drawn[plot.name] = render(plot, colors)
         write_atomically(directory / f"{plot.name}.png", drawn[plot.name])
     return drawn
 
 
-def render(plot: Plot) -> bytes:
-    """The plot as a PNG with a palette: a third of the bytes that full colour takes."""
+def render(plot: Plot, colors: int | None = COLORS) -> bytes:
+    """The plot as a PNG with a palette: a third of the bytes that full colour, None, takes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(LOOK):
         plot.draw().savefig(buffer, format="png", metadata={"Software": None})
+    if colors is None:
+        return buffer.getvalue()
     with Image.open(buffer) as image:
-        return _palette(image.convert("RGB"))
+        return _palette(image.convert("RGB"), colors)
 
 
 def fit(pictures: Mapping[str, bytes], budget: int) -> dict[str, bytes]:
@@ -61,7 +65,7 @@ def _shrink(data: bytes) -> bytes:
         return _palette(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _palette(image: Image.Image) -> bytes:
+def _palette(image: Image.Image, colors: int = COLORS) -> bytes:
     buffer = io.BytesIO()
-    image.quantize(COLORS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    image.quantize(colors, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import dynfilters
+from dynfilters.diagnostics.machine import describe_device
 from dynfilters.diagnostics.settings import DTYPES, MEMORY_FORMATS
 
 EXPONENTS = {"k": 3, "M": 6, "G": 9, "T": 12}
@@ -57,11 +58,10 @@ def _seconds(text: str) -> float:
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    on_cuda = torch.device(args.device).type == "cuda"
     return {
         "shape": list(args.shape),
         "device": args.device,
-        "device_name": torch.cuda.get_device_name(args.device) if on_cuda else None,
+        "device_name": describe_device(args.device, None),
         "dtype": args.dtype,
         "memory_format": args.memory_format,
         "compile": args.compile,
@@ -74,14 +74,12 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def describe(found: dict[str, Any]) -> str:
     """The settings as one line."""
-    threads = found["threads"]
-    where = found["device_name"] or f"{found['device']}, {threads} thread{'s'[: threads > 1]}"
     parts = [
         "x " + "×".join(map(str, found["shape"])),
         found["dtype"],
         found["memory_format"],
         *(["torch.compile"] if found["compile"] else []),
-        where,
+        found["device_name"],
         f"{found['backend']} kernels",
     ]
     return ", ".join(parts)

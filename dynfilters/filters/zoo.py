@@ -124,6 +124,12 @@ def filter_info(name: str) -> FilterInfo:
     return _filters.get(name).info
 
 
+def filter_classes() -> tuple[type[nn.Module], ...]:
+    """The classes among what is registered; a user's factory may be a function instead."""
+    factories = (_filters.get(name).factory for name in _filters.names())
+    return tuple(factory for factory in factories if isinstance(factory, type))
+
+
 def create_filter(
     name: str,
     in_channels: int,

@@ -107,10 +107,12 @@ class Backbone(nn.Module):
         self._set_head(self.num_classes, self.pool_name)
 
     def _set_head(self, num_classes: int, global_pool: str) -> None:
-        like = next(self.parameters())
         self.global_pool = POOLS[global_pool]()
-        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        setattr(self, self.classifier, head.to(like.device, like.dtype))
+        head: nn.Module = nn.Identity()
+        if num_classes:
+            like = next(self.parameters())
+            head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        setattr(self, self.classifier, head)
         self.num_classes, self.pool_name = num_classes, global_pool
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,6 +177,7 @@ class FeatureMaps(nn.Module):
         for stage in self.stages:
             for name in stage.names:
                 self.add_module(name, getattr(backbone, name))
+        self.training = backbone.training
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []

@@ -1,4 +1,4 @@
-"""The blocks of residual networks, with any filter in the place of their 3×3 convolutions."""
+"""The blocks of residual networks, with any filter in the place of their convolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynfilters.filters import Conv, create_filter, filter_info
 
 @dataclass(frozen=True)
 class Place:
-    """What stands in the place of a network's 3×3 convolutions.
+    """What stands in the place of a network's 3×3 convolutions, and of its 1×1 ones.
 
     Attributes:
         filter: the name of a registered filter that keeps the grid.
@@ -22,11 +22,13 @@ class Place:
             given.
         cardinality: groups of a convolution; filters whose `groups` are not those of
             `torch.nn.Conv2d` have none of it.
+        pointwise: the place of the 1×1 convolutions around the filter; None for plain ones.
     """
 
     filter: str
     options: Mapping[str, object]
     cardinality: int = 1
+    pointwise: Place | None = None
 
     def fill(self, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
         """The filter, or for "conv" a plain `nn.Conv2d`, so that its names are timm's."""
@@ -36,24 +38,43 @@ class Place:
         made = create_filter(self.filter, in_channels, out_channels, stride=stride, **options)
         return initialize(made.conv) if type(made) is Conv else made
 
+    def mix(self, in_channels: int, out_channels: int) -> nn.Module:
+        """What stands in the place of a 1×1 convolution."""
+        if self.pointwise is None:
+            return convolution(in_channels, out_channels)
+        return self.pointwise.fill(in_channels, out_channels)
 
-def checked_options(filter: str, options: Mapping[str, object] | None) -> dict[str, object]:
-    """A copy of `options`; `ValueError` if they, or the filter, change the grid."""
+
+def checked_options(
+    filter: str, options: Mapping[str, object] | None, argument: str = "filter"
+) -> dict[str, object]:
+    """A copy of `options`; `ValueError` if they, or the filter, change the grid.
+
+    argument: what the caller's caller knows the filter by; of its options, with "_options".
+    """
     if filter_info(filter).upsamples:
-        raise ValueError(f"filter: expected one that keeps the grid, got the upsampler {filter!r}")
+        raise ValueError(
+            f"{argument}: expected one that keeps the grid, got the upsampler {filter!r}"
+        )
+    name = f"{argument}_options"
     if options is not None and not isinstance(options, Mapping):
-        raise ValueError(f"filter_options: expected a mapping, got {options!r}")
+        raise ValueError(f"{name}: expected a mapping, got {options!r}")
     options = dict(options or {})
     stride = options.pop("stride", 1)
     if stride != 1:
-        raise ValueError(f"filter_options: expected stride 1, got {stride!r}")
+        raise ValueError(f"{name}: expected stride 1, got {stride!r}")
     taken = {"in_channels", "out_channels"} & set(options)
     if taken:
-        raise ValueError(f"filter_options: expected no channels, width sets them: {sorted(taken)}")
+        raise ValueError(f"{name}: expected no channels, width sets them: {sorted(taken)}")
     return options
 
 
-def checked_place(filter: str, options: Mapping[str, object] | None, cardinality: int = 1) -> Place:
+def checked_place(
+    filter: str,
+    options: Mapping[str, object] | None,
+    cardinality: int = 1,
+    pointwise: Place | None = None,
+) -> Place:
     """A place from arguments of a network; `ValueError` names the one that is wrong."""
     options = checked_options(filter, options)
     check_positive("cardinality", cardinality)
@@ -62,7 +83,18 @@ def checked_place(filter: str, options: Mapping[str, object] | None, cardinality
             f"filter_options: expected no groups, cardinality={cardinality} sets them, "
             f"got groups={options['groups']!r}"
         )
-    return Place(filter, options, cardinality)
+    return Place(filter, options, cardinality, pointwise)
+
+
+def checked_pointwise(filter: str, options: Mapping[str, object] | None) -> Place | None:
+    """The place of 1×1 convolutions, None for plain ones; errors as in `checked_place`."""
+    options = checked_options(filter, options, "pointwise_filter")
+    kernel_size = options.pop("kernel_size", 1)
+    if kernel_size not in (1, (1, 1), [1, 1]):
+        raise ValueError(f"pointwise_filter_options: expected kernel_size 1, got {kernel_size!r}")
+    if filter == "conv" and not options:
+        return None
+    return Place(filter, {"kernel_size": 1, **options})
 
 
 def initialize(conv: nn.Conv2d) -> nn.Conv2d:
@@ -127,7 +159,7 @@ class DropPath(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """y = relu(shortcut(x) + bn(conv1×1(relu(bn(filter(relu(bn(conv1×1(x)))))))).
+    """y = relu(shortcut(x) + bn(conv1×1(relu(bn(filter(relu(bn(conv1×1(x))))))))).
 
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, figure 5 right,
     https://arxiv.org/abs/1512.03385, with the stride in the 3×3, as in torchvision and timm.
@@ -136,7 +168,7 @@ class Bottleneck(nn.Module):
         in_channels: of x.
         planes: a quarter of the channels of y.
         stride: of the filter and the shortcut.
-        place: the filter.
+        place: the filter, and what is in the place of the 1×1 convolutions around it.
         base_width: the filter has ⌊planes·base_width/64⌋·cardinality channels. Xie et al.,
             "Aggregated Residual Transformations", CVPR 2017, https://arxiv.org/abs/1611.05431.
         pooled: see `shortcut`.
@@ -161,11 +193,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         width = planes * base_width // 64 * place.cardinality
         out_channels = planes * self.expansion
-        self.conv1 = convolution(in_channels, width)
+        self.conv1 = place.mix(in_channels, width)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = place.fill(width, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = convolution(width, out_channels)
+        self.conv3 = place.mix(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.act = nn.ReLU()
         self.drop_path = DropPath(drop_path)
@@ -197,7 +229,8 @@ class BasicBlock(nn.Module):
     Shapes: (B, in_channels, H, W) → (B, planes, ⌈H/stride⌉, ⌈W/stride⌉).
 
     Raises:
-        ValueError: a base width or cardinality of its own.
+        ValueError: a base width or cardinality of its own, or something else for 1×1
+            convolutions, which it has none of.
     """
 
     expansion = 1
@@ -217,6 +250,7 @@ class BasicBlock(nn.Module):
         for name, value, only in (
             ("base_width", base_width, 64),
             ("cardinality", place.cardinality, 1),
+            ("pointwise_filter", place.pointwise.filter if place.pointwise else "conv", "conv"),
         ):
             if value != only:
                 raise ValueError(f"{name}: expected {only} in basic blocks, got {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -15,7 +16,8 @@ _models: Registry[Callable[..., nn.Module]] = Registry("model")
 def register_model(name: str) -> Callable:
     """Decorator: a module class or function becomes available as `create_model(name)`.
 
-    It should take `num_classes` and `in_chans`. `ValueError` if the name is taken.
+    It should take `num_classes` and `in_chans`, and its docstring begin with a summary.
+    `ValueError` if the name is taken.
     """
     return lambda factory: _models.register(name, factory)
 
@@ -27,6 +29,15 @@ def list_models(pattern: str = "*") -> list[str]:
     ['rednet101', 'rednet152', 'rednet26', 'rednet38', 'rednet50']
     """
     return _models.names(pattern)
+
+
+def model_summary(name: str) -> str:
+    """The first line of what the model says of itself; `UnknownNameError` if there is none.
+
+    >>> model_summary("ddf_resnext50d_32x4d")
+    'ResNeXt-D of 3+4+6+3 bottlenecks, 32×4 wide: ddf.'
+    """
+    return (inspect.getdoc(_models.get(name)) or "").partition("\n")[0]
 
 
 def create_model(

@@ -9,7 +9,7 @@ from torch import nn
 from dynfilters.checks import check_choice, check_positive, check_share
 from dynfilters.models import stems
 from dynfilters.models.backbone import Backbone, Stage
-from dynfilters.models.blocks import BasicBlock, Bottleneck, Place, checked_place
+from dynfilters.models.blocks import BasicBlock, Bottleneck, Place, checked_place, checked_pointwise
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 PLANES = (64, 128, 256, 512)  # of the four stages
@@ -32,6 +32,8 @@ class ResNet(Backbone):
         filter: a registered filter that keeps the grid, in the place of each 3×3 convolution.
         filter_options: what `create_filter` takes besides channels and stride; kernel_size is 3
             unless given.
+        pointwise_filter, pointwise_filter_options: likewise for the 1×1 convolutions around the
+            filter of a bottleneck, with kernel_size 1; those of shortcuts stay as they are.
         cardinality, base_width: a bottleneck's filter has ⌊planes·base_width/64⌋·cardinality
             channels, and cardinality groups, as in ResNeXt. A filter whose taps are not grouped
             like those of `torch.nn.Conv2d`, as depth-wise ones, has the channels only.
@@ -43,6 +45,9 @@ class ResNet(Backbone):
         head: global_pool, drop_rate, image_size, test_image_size; see `Backbone`.
 
     Shapes: x (B, in_chans, H, W) → (B, num_classes).
+
+    Attributes:
+        filter: the name of the filter; others are those of `Backbone`.
 
     Raises:
         ValueError: an argument is out of range, an option of the filter is, or the filter is an
@@ -59,6 +64,8 @@ class ResNet(Backbone):
         block: str = "bottleneck",
         filter: str = "conv",
         filter_options: Mapping[str, object] | None = None,
+        pointwise_filter: str = "conv",
+        pointwise_filter_options: Mapping[str, object] | None = None,
         cardinality: int = 1,
         base_width: int = 64,
         stem: str = "plain",
@@ -69,7 +76,9 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__(num_classes, in_chans, **head)
         _check(layers, block, base_width, stem, avg_down, zero_init_residual, drop_path_rate)
-        place = checked_place(filter, filter_options, cardinality)
+        pointwise = checked_pointwise(pointwise_filter, pointwise_filter_options)
+        place = checked_place(filter, filter_options, cardinality, pointwise)
+        self.filter = filter
         kind = BLOCKS[block]
         for name, module in stems.STEMS[stem](in_chans).items():
             self.add_module(name, module)

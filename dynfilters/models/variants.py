@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 
@@ -30,6 +31,14 @@ NEXT = {  # depth, cardinality, base width
 RESNET_D = {"stem": "deep", "avg_down": True}
 REDNET = {"stem": "involution", "filter": "involution", "filter_options": {"kernel_size": 7}}
 DDF_ADD = {"filter": "ddf", "filter_options": {"combine": "add"}}
+ODCONV = (  # depth, experts
+    (18, 1),
+    (18, 4),
+    (50, 1),
+    (50, 4),
+    (101, 1),
+    (101, 2),
+)
 IN_RESNET50 = (  # these filters make a <filter>_resnet50
     "carafe",
     "condconv",
@@ -44,33 +53,68 @@ IN_RESNET50 = (  # these filters make a <filter>_resnet50
 
 
 class Variant:
-    """A named network: makes a `ResNet` from a preset and what the caller changes of it.
+    """A named network: makes one of a kind from a preset and what the caller changes of it.
 
     Options of a filter in the preset are for that filter: they hold along with the caller's, and
-    no longer where the caller names another filter.
+    no longer where the caller names another filter. The summary is a line about the network; None
+    for what its kind says.
     """
 
-    def __init__(self, name: str, preset: Mapping[str, object]) -> None:
-        self.name, self.preset = name, dict(preset)
+    def __init__(
+        self,
+        name: str,
+        preset: Mapping[str, object],
+        kind: type[Backbone] = ResNet,
+        summary: str | None = None,
+    ) -> None:
+        self.name, self.preset, self.kind = name, dict(preset), kind
+        self.__doc__ = summary or inspect.getdoc(kind)
 
-    def __call__(self, **options: object) -> ResNet:
-        known = [*_parameters(ResNet), *_parameters(Backbone)]
+    def __call__(self, **options: object) -> Backbone:
+        known = [*_parameters(self.kind), *_parameters(Backbone)]
         for option in options:
             if option not in known:
+                close = difflib.get_close_matches(option, known, n=1)
+                hint = f"did you mean {close[0]!r}? Its" if close else "its"
                 raise TypeError(
-                    f"model {self.name!r} has no option {option!r}; its options: {', '.join(known)}"
+                    f"model {self.name!r} has no option {option!r}: {hint} options: "
+                    f"{', '.join(known)}"
                 )
-        own = self.preset.get("filter_options", {})
-        other = options.get("filter", self.preset.get("filter")) != self.preset.get("filter")
-        given = options.get("filter_options")
+        for argument in ("filter", "pointwise_filter"):
+            self._join_options(argument, options)
+        return self.kind(**{**self.preset, **options})
+
+    def _join_options(self, argument: str, options: dict[str, object]) -> None:
+        """The options of a filter that the preset and the caller name."""
+        name, filter = f"{argument}_options", self.preset.get(argument)
+        own, given = self.preset.get(name, {}), options.get(name)
+        other = options.get(argument, filter) != filter
         if own and not other and (given is None or isinstance(given, Mapping)):
-            options["filter_options"] = {**own, **(given or {})}
+            options[name] = {**own, **(given or {})}
         elif other:
-            options["filter_options"] = given
-        return ResNet(**{**self.preset, **options})
+            options[name] = given
 
     def __repr__(self) -> str:
         return f"Variant({self.name!r}, {self.preset})"
+
+
+def _summary(preset: Mapping[str, object]) -> str:
+    """The preset in a line."""
+    cardinality = preset.get("cardinality", 1)
+    kind = "ResNet" if cardinality == 1 else "ResNeXt"
+    kind = "RedNet" if preset.get("stem") == "involution" else kind
+    options = ", ".join(f"{k}={v}" for k, v in preset.get("filter_options", {}).items())
+    return "".join(
+        [
+            f"{kind}{'-D' if preset.get('avg_down') else ''} of ",
+            "+".join(map(str, preset["layers"])),
+            " basic blocks" if preset.get("block") == "basic" else " bottlenecks",
+            f", {cardinality}×{preset['base_width']} wide" if cardinality > 1 else "",
+            f": {preset.get('filter', 'conv')}",
+            f" with {options}" if options else "",
+            ".",
+        ]
+    )
 
 
 def _parameters(kind: type) -> list[str]:
@@ -93,6 +137,14 @@ def _static() -> dict[str, dict[str, object]]:
     }
 
 
+def _odconv(depth: int, experts: int) -> dict[str, object]:
+    """As published: the 1×1 convolutions of bottlenecks too, and dropout."""
+    options = {"filter": "odconv", "filter_options": {"experts": experts}, "drop_rate": 0.1}
+    if depth not in BASIC:
+        options |= {f"pointwise_{name}": options[name] for name in ("filter", "filter_options")}
+    return {**options, "zero_init_residual": False}
+
+
 def _variants() -> dict[str, dict[str, object]]:
     """The preset of every name."""
     static = _static()
@@ -105,10 +157,15 @@ def _variants() -> dict[str, dict[str, object]]:
         found[f"ddf_add_resnet{depth}"] = {**static[f"resnet{depth}"], **DDF_ADD}
     for depth in (26, 38, 50, 101, 152):
         found[f"rednet{depth}"] = {**static[f"resnet{depth}"], **REDNET}
+    for depth, experts in ODCONV:
+        found[f"odconv{experts}x_resnet{depth}"] = {
+            **static[f"resnet{depth}"],
+            **_odconv(depth, experts),
+        }
     for filter in IN_RESNET50:
         found[f"{filter}_resnet50"] = {**static["resnet50"], "filter": filter}
     return found
 
 
 for _name, _preset in _variants().items():
-    register_model(_name)(Variant(_name, _preset))
+    register_model(_name)(Variant(_name, _preset, summary=_summary(_preset)))

@@ -13,8 +13,10 @@ from dynfilters.filters import (
     DDFUp,
     DwCondConv,
     DwConv,
+    DwODConv,
     DwWeightNet,
     Involution,
+    ODConv,
     WeightNet,
 )
 from dynfilters.models.official.keys import KeyMap, Origin, own_names, weight_and_bias
@@ -86,6 +88,18 @@ def condconv(layer: CondConv | DwCondConv, official: set[str]) -> KeyMap:
     own = own_names(branch, official)
     keys = _project(layer) | {f"{ours}.{name}": origin for name, origin in own.items()}
     return keys | _own_or_shared(f"{ours}.router", "routing_fn", branch.router, official)
+
+
+def odconv(layer: ODConv | DwODConv, official: set[str]) -> KeyMap:
+    (kind, branch), *_ = layer.branches.items()
+    ours = f"branches.{kind}"
+    keys = _project(layer) | own_names(layer, official) | {f"{ours}.weight": Origin(["weight"])}
+    keys |= weight_and_bias(f"{ours}.reduce", "attention.fc", branch.reduce)
+    for name in own_names(branch.norm, official):
+        keys[f"{ours}.norm.{name}"] = Origin([f"attention.bn.{name}"])
+    for head, linear in branch.heads.items():
+        keys |= weight_and_bias(f"{ours}.heads.{head}", f"attention.{head}_fc", linear)
+    return keys
 
 
 def _own_or_shared(ours: str, theirs: str, module: nn.Module | None, official: set[str]) -> KeyMap:

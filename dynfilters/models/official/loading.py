@@ -29,7 +29,8 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         state_dict: tensors under the official keys. One from before batch norms counted their
             batches does without `num_batches_tracked`.
         source: whose keys they are: "ddfnet", "involution" or "mmcls" (RedNet; with `backbone.`
-            and `head.fc` or without), "weightnet", "mmcv", "timm", "torchvision".
+            and `head.fc` or without), "weightnet", "mmcv", "odconv", "timm",
+            "torchvision".
 
     A WeightNet without `reduce.*`, or a CondConv without `routing_fn.*`, is published as part of
     a residual block that computes the descriptor or the routing for all its filters. The layer
@@ -42,14 +43,10 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         OfficialWeightsError: keys missing, unexpected or mis-shaped, all listed; nothing was
             loaded.
     """
-    if source not in SOURCES:
-        raise UnknownNameError("source", source, SOURCES)
-    _check_tensors(state_dict)
-    plan, removed = _plan(module, state_dict, SOURCES[source])
     targets = _tensors(module)
     if any(tensor.is_meta for tensor in targets.values()):
         raise ValueError("module: expected parameters with memory, got some on the meta device")
-    loaded = _assemble(plan, targets, state_dict, source)
+    loaded, removed = _matched(module, state_dict, source)
     with torch.no_grad():
         for key, tensor in loaded.items():
             targets[key].copy_(tensor.reshape(targets[key].shape))
@@ -58,8 +55,28 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
         setattr(module.get_submodule(parent), name, None)
 
 
+def check_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Raises what `load_official` would, and loads nothing: a module on the meta device will do."""
+    _matched(module, state_dict, source)
+
+
+def _matched(
+    module: nn.Module, state_dict: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What to load under our names, and the submodules to remove."""
+    if source not in SOURCES:
+        raise UnknownNameError("source", source, SOURCES)
+    _check_tensors(state_dict)
+    plan, removed = _plan(module, state_dict, SOURCES[source])
+    return _assemble(plan, _tensors(module), state_dict, source), removed
+
+
 def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
     for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise ValueError(f"state_dict: expected names, got {key!r}")
         if not isinstance(value, Tensor) or value.is_meta:
             came = "one on the meta device" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"state_dict: expected tensors with memory, got {came} at {key!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -16,8 +17,10 @@ from dynfilters.filters import (
     DDFUp,
     DwCondConv,
     DwConv,
+    DwODConv,
     DwWeightNet,
     Involution,
+    ODConv,
     WeightNet,
 )
 from dynfilters.models.official import layers
@@ -51,6 +54,32 @@ def mmcls_names(expected: Collection[str], came: Collection[str]) -> dict[str, s
     return {key: name(key) for key in expected}
 
 
+_IN_A_BLOCK = {
+    **{f"conv{i}": f"wnet{i}" for i in (1, 2, 3)},
+    **{f"proj{i}": f"wnet_proj_{i}" for i in (1, 2)},
+    **{f"proj_bn{i}": f"bn_proj_{i}" for i in (1, 2)},
+}
+
+
+def weightnet_names(expected: Collection[str], came: Collection[str]) -> dict[str, str]:
+    """In a whole ShuffleNetV2 blocks are counted through all stages; else as here."""
+    places = [re.match(r"stage(\d)\.(\d+)\.", key) for key in expected]
+    blocks = sorted({tuple(map(int, place.groups())) for place in places if place})
+    if not blocks:
+        return same_names(expected, came)
+    features = {f"stage{stage}.{i}": f"features.{n}" for n, (stage, i) in enumerate(blocks)}
+
+    def name(key: str) -> str:
+        if key.startswith("fc."):
+            return key.replace("fc.", "classifier.0.", 1)
+        if not key.startswith("stage"):
+            return key
+        stage, i, part, rest = key.split(".", 3)
+        return f"{features[f'{stage}.{i}']}.{_IN_A_BLOCK.get(part, part)}.{rest}"
+
+    return {key: name(key) for key in expected}
+
+
 def _any_under(prefix: str, keys: Collection[str]) -> bool:
     return any(key.startswith(prefix) for key in keys)
 
@@ -71,7 +100,10 @@ SOURCES: dict[str, Source] = {
     "involution": _INVOLUTION,
     "mmcls": _INVOLUTION,
     "mmcv": Source({Carafe: layers.carafe, CarafeUp: layers.carafe, **_STATIC}),
+    "odconv": Source({ODConv: layers.odconv, DwODConv: layers.odconv, **_STATIC}),
     "timm": Source({CondConv: layers.condconv, DwCondConv: layers.condconv, **_STATIC}),
     "torchvision": Source(_STATIC),
-    "weightnet": Source({WeightNet: layers.weightnet, DwWeightNet: layers.weightnet, **_STATIC}),
+    "weightnet": Source(
+        {WeightNet: layers.weightnet, DwWeightNet: layers.weightnet, **_STATIC}, weightnet_names
+    ),
 }

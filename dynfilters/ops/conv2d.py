@@ -78,6 +78,8 @@ def conv2d_per_sample(
     if batch == 0:
         return _empty_batch(x, weight, bias, stride)
     window = stride, border, dilation, groups
+    if torch.onnx.is_in_onnx_export():  # where the number of groups must be a constant
+        return _unfolded(x, weight, bias, *window)
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return _grouped(x, weight, bias, *window)
     if not is_autocast(x):

@@ -12,16 +12,18 @@ from dynfilters.filters import (
     DDFUp,
     DwCondConv,
     DwConv,
+    DwODConv,
     DwWeightNet,
     FilterInfo,
     Involution,
+    ODConv,
     WeightNet,
     create_filter,
     filter_info,
     list_filters,
     register_filter,
 )
-from dynfilters.models import create_model, list_models, register_model
+from dynfilters.models import create_model, list_models, load_model, register_model, swap_filters
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
@@ -39,9 +41,11 @@ __all__ = [
     "DDFUp",
     "DwCondConv",
     "DwConv",
+    "DwODConv",
     "DwWeightNet",
     "FilterInfo",
     "Involution",
+    "ODConv",
     "Taps",
     "UnknownNameError",
     "WeightNet",
@@ -52,10 +56,12 @@ __all__ = [
     "list_activations",
     "list_filters",
     "list_models",
+    "load_model",
     "load_official",
     "nn",
     "ops",
     "register_activation",
     "register_filter",
     "register_model",
+    "swap_filters",
 ]

@@ -14,9 +14,14 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_positive(value: object) -> bool:
+    """Whether `value` is an integer of at least 1."""
+    return _is_integer(value) and value >= 1
+
+
 def check_positive(name: str, value: int) -> int:
     """`value` if it is an integer of at least 1, else `ValueError`."""
-    if not _is_integer(value) or value < 1:
+    if not is_positive(value):
         raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     return value
 
@@ -83,3 +88,11 @@ def check_like(name: str, tensor: Tensor, of: str, other: Tensor) -> None:
     floating = is_autocast(tensor) and tensor.dtype in FLOATING
     if not floating or (tensor.dtype == torch.float64) != (other.dtype == torch.float64):
         raise ValueError(f"{name}: expected the dtype of {of}, {other.dtype}, got {tensor.dtype}")
+
+
+def check_share(name: str, value: float) -> float:
+    """`value` if it is a number of at least 0 and below 1, else `ValueError`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1:
+        raise ValueError(f"{name}: expected a number of at least 0 and below 1, got {value!r}")
+    return value

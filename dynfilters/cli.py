@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 import dynfilters
-from dynfilters.commands import Unavailable, bench, build, compare, doctor, info, listing
+from dynfilters.commands import Unavailable, bench, build, compare, convert, doctor, info, listing
 from dynfilters.commands.tables import show
 from dynfilters.ops.toolchain import BuildError
 
-COMMANDS = (listing, info, bench, compare, build, doctor)
+COMMANDS = (listing, info, bench, compare, convert, build, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

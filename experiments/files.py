@@ -5,30 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dynfilters.files import write_atomically
 from dynfilters.strict_json import finite
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Puts `content` at `path` so that a reader, or a crash, sees the old file or the new one."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide a report from others
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,22 +52,19 @@ def check_room(directory: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Inside, no other process is: the others wait. The system frees the lock of a dead one."""
+def locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Inside, no other process is: the others wait, or, if not `wait`, get a `BlockingIOError`.
+
+    The system frees the lock of a dead process.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows, where two processes may then do the same work
         yield
         return
     with open(directory / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _refuse_constant(name: str) -> None:

@@ -128,3 +128,40 @@ def weightnet_weight(state: dict[str, Tensor], kind: str, x: Tensor, groups: int
     weight = state[f"branches.{kind}.weight.weight"].flatten(0, 1)
     parts = zip(weight.chunk(groups), hidden.chunk(groups, 1), strict=True)
     return torch.cat([part @ w.T for w, part in parts], 1)
+
+
+def odconv_weight(
+    state: dict[str, Tensor], kind: str, x: Tensor, size: tuple[int, ...], temperature: float = 1.0
+) -> Tensor:
+    """f[o]·c[i]·s[k]·Σ_e κ[e]·W[e,o,i,k] of evaluation mode, one number at a time.
+
+    size: (C_out, C_in/groups, kh, kw); input i of output o is channel (group of o)·C_in/groups + i.
+    """
+    own = {k.removeprefix(f"branches.{kind}."): v.double() for k, v in state.items()}
+    experts, groups = own["weight"].reshape(-1, *size), x.shape[1] // size[1]
+    f, c, s, shares = _odconv_attentions(own, x.double(), temperature)
+    weight = torch.zeros(len(x), *size, dtype=torch.float64)
+    for b, o, i, row, column in itertools.product(*map(range, weight.shape)):
+        pairs = zip(shares[b] if shares else [1.0], experts, strict=True)
+        value = sum(share * expert[o, i, row, column].item() for share, expert in pairs)
+        value *= c[b][o // (size[0] // groups) * size[1] + i]
+        value *= s[b][row * size[3] + column] if s else 1
+        weight[b, o, i, row, column] = value * (f[b][o] if f else 1)
+    return weight
+
+
+def _odconv_attentions(own: dict[str, Tensor], x: Tensor, temperature: float) -> list:
+    """f, c, s and κ as lists of a list for each sample; empty where the layer has none."""
+    hidden = x.sum((2, 3)) / (x.shape[2] * x.shape[3]) @ own["reduce.weight"][0].T
+    hidden = (hidden - own["norm.running_mean"]) / (own["norm.running_var"] + 1e-5).sqrt()
+    hidden = (hidden * own["norm.weight"] + own["norm.bias"]).clamp(min=0)
+    found = []
+    for head in ("filter", "channel", "spatial", "kernel"):
+        if f"heads.{head}.weight" not in own:
+            found.append([])
+            continue
+        logits = hidden @ own[f"heads.{head}.weight"][0].T + own[f"heads.{head}.bias"]
+        powers = torch.exp(logits / temperature)
+        shares = powers / powers.sum(1, keepdim=True)
+        found.append((shares if head == "kernel" else powers / (1 + powers)).tolist())
+    return found

@@ -44,6 +44,15 @@ def test_info_shows_the_facts(name: str, capsys) -> None:
     [
         (["info", "dff"], "unknown filter 'dff': did you mean 'ddf'"),
         (["list", "zzz*"], "unknown filter 'zzz*'"),
+        (["list", "--models", "zzz*"], "unknown model 'zzz*'"),
+        (["info", "--model", "ddf_resnet5"], "unknown model 'ddf_resnet5': did you mean 'ddf_res"),
+        (["info", "--model", "resnet50", "--filter", "dff"], "unknown filter 'dff'"),
+        (["info", "--model", "resnet50", "--size", "0"], "size: expected an integer of at least 1"),
+        (
+            ["info", "--model", "resnet50", "--num-classes", "-1"],
+            "num_classes: expected an integer",
+        ),
+        (["info", "ddf", "--size", "64"], "size: is for --model, got it with 'ddf'"),
         (["build", "--arch", "9.0"], "arch: is for device='cuda', got '9.0'"),
         (["build", "--device", "cuda", "--march", "native"], "march: is for device='cpu'"),
         (["build", "--device", "cuda", "--arch", "sm_90"], "arch: expected architectures such"),
@@ -65,7 +74,7 @@ def test_usage_is_shown(arguments: list[str], capsys) -> None:
 
 
 def test_every_command_has_help_and_json(capsys) -> None:
-    for command in ("list", "info", "bench", "compare", "build", "doctor"):
+    for command in ("list", "info", "bench", "compare", "convert", "build", "doctor"):
         with pytest.raises(SystemExit) as caught:
             cli.main([command, "--help"])
         assert caught.value.code == 0
@@ -151,3 +160,49 @@ def test_python_m_dynfilters_runs_it() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("dynfilters info: unknown filter 'nothing'")
+
+
+def test_list_shows_the_models(capsys) -> None:
+    assert cli.main(["list", "--models", "rednet*"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == dynfilters.list_models("rednet*")
+    assert "RedNet of 1+2+4+1 bottlenecks" in rows[2]
+    assert cli.main(["list", "--models", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found] == dynfilters.list_models()
+    assert all(one["summary"] for one in found)
+
+
+def test_info_shows_what_a_model_costs(capsys) -> None:
+    assert cli.main(["info", "--model", "ddf_resnet50"]) == 0
+    out = capsys.readouterr().out
+    assert "16,843,748" in out and "2,266,834,432" in out and "1×3×224×224" in out
+    assert "layer4    2048×7×7" in out
+    assert cli.main(["info", "--model", "ddf_resnet50", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["filter"] == "ddf" and found["num_features"] == 2048
+    for key, total in (("params", 16_843_748), ("macs", 2_266_834_432)):
+        assert found[key] == total == sum(stage[key] for stage in found["stages"])
+
+
+def test_info_of_a_model_changed_by_options(capsys) -> None:
+    options = ["--size", "64", "--num-classes", "0", "--in-chans", "1", "--filter", "involution"]
+    assert cli.main(["info", "--model", "resnet26", *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["image"] == [1, 1, 64, 64] and found["filter"] == "involution"
+    assert found["num_classes"] == 0 and found["stages"][-1]["params"] == 0
+    assert found["stages"][-2]["shape"] == [2048, 2, 2]
+
+
+def test_info_of_a_model_without_stages(capsys) -> None:
+    assert cli.main(["info", "--model", "small_resnet", "--size", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["stages"] == [] and found["macs"] > 0 and found["image"] == [1, 3, 8, 8]
+    assert cli.main(["info", "--model", "small_resnet", "--size", "8"]) == 0
+    assert "STAGE" not in capsys.readouterr().out
+
+
+def test_info_is_of_one_thing(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["info", "ddf", "--model", "resnet50"])
+    assert "not allowed with argument" in capsys.readouterr().err

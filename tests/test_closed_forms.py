@@ -45,6 +45,9 @@ CASES = [
     ("dw_weightnet", {"m": 8, "g": 2, "gap_channels": 5, "activation": "tanh"}),
     ("dw_condconv", {"experts": 3}),
     ("dw_condconv", {"activation": "softmax", "stride": 2}),
+    ("dw_odconv", {}),
+    ("dw_odconv", {"experts": 4, "activation": "tanh", "reduction": 2}),
+    ("dw_odconv", {"kernel_size": 1, "experts": 2, "temperature": 3.0}),
 ]
 
 NAMES = sorted({name for name, _ in CASES})
@@ -131,9 +134,11 @@ def test_the_reference_keeps_the_same() -> None:
     [
         ("condconv", {}),
         ("weightnet", {}),
+        ("odconv", {}),
         ("ddf_up", {"guide_channels": 3}),
         ("dw_weightnet", {"activation": "filter_norm"}),
         ("dw_condconv", {"routing": False}),
+        ("dw_odconv", {"activation": "filter_norm"}),
     ],
 )
 def test_where_there_is_no_closed_form(name, options) -> None:

@@ -86,11 +86,12 @@ def test_taps_are_in_the_layouts_of_the_ops(name: str, dtype, device) -> None:
         "conv": {"weight": (3, 6, C, 3, 5)},
         "weightnet": {"weight": (3, 6, C, 3, 5)},
         "condconv": {"weight": (3, 6, C, 3, 5)},
+        "odconv": {"weight": (3, 6, C, 3, 5)},
         "ddf": {"spatial": spatial, "channel": channel},
         "ddf_up": {"spatial": spatial, "channel": channel},
         **{n: {"spatial": spatial} for n in ("ddf_spatial", "involution", "carafe", "carafe_up")},
         **{n: {"channel": channel} for n in ("dwconv", "ddf_channel")},
-        **{n: {"channel": channel} for n in ("dw_weightnet", "dw_condconv")},
+        **{n: {"channel": channel} for n in ("dw_weightnet", "dw_condconv", "dw_odconv")},
     }
     taps = tensors(layer.generate(image(dtype=dtype, device=device)))
     assert {kind: tuple(t.shape) for kind, t in taps.items()} == expected[name]
@@ -175,7 +176,7 @@ def test_every_activation_by_name_and_to_effect(name: str, dtype, device) -> Non
 
 @every_filter
 def test_train_and_eval(name: str, dtype, device) -> None:
-    """Only Involution tells them apart, by its batch normalization."""
+    """Only those with a batch normalization tell them apart."""
     layer, x = make(name, dtype, device), image(dtype=dtype, device=device)
     before = copy.deepcopy(layer.state_dict())
     train, again = layer.train()(x), layer(x)
@@ -183,9 +184,10 @@ def test_train_and_eval(name: str, dtype, device) -> None:
     changed = {n for n, t in layer.state_dict().items() if not torch.equal(t, before[n])}
     layer.eval()
     assert torch.equal(layer(x), layer(x))
-    if name == "involution":
+    normalized = {"involution": "spatial", "odconv": "weight", "dw_odconv": "channel"}
+    if name in normalized:
         statistics = ("running_mean", "running_var", "num_batches_tracked")
-        assert changed == {f"branches.spatial.norm.{s}" for s in statistics}
+        assert changed == {f"branches.{normalized[name]}.norm.{s}" for s in statistics}
         assert not torch.allclose(layer(x), train)
         torch.testing.assert_close(layer(x)[:1], layer(x[:1]), **tolerances(dtype))
     else:

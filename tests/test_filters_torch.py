@@ -55,7 +55,7 @@ def test_autocast(name: str, device) -> None:
         assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["conv", "dwconv", "weightnet", "condconv"])
+@pytest.mark.parametrize("name", ["conv", "dwconv", "weightnet", "condconv", "odconv"])
 def test_a_bias_changes_no_dtype(name: str, device) -> None:
     layer = make(name, torch.float32, device, bias=True).eval()
     x = image(device=device).float()
@@ -122,7 +122,7 @@ def test_the_whole_zoo_compiles_in_one_process() -> None:
             torch.testing.assert_close(a, p.grad, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ddf", "involution", "carafe_up", "condconv"])
+@pytest.mark.parametrize("name", ["ddf", "involution", "carafe_up", "condconv", "odconv"])
 def test_one_compilation_does_for_all_sizes(name: str) -> None:
     torch._dynamo.reset()
     layer = make(name, torch.float32).eval()

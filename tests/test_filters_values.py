@@ -83,11 +83,11 @@ def test_other_out_channels_are_a_1x1_convolution_behind(name: str, dtype, devic
     torch.testing.assert_close(layer(x), expected, **tolerances(dtype))
 
 
-@pytest.mark.parametrize("name", ["conv", "dwconv", "weightnet", "condconv"])
+@pytest.mark.parametrize("name", ["conv", "dwconv", "weightnet", "condconv", "odconv"])
 def test_a_bias_is_added_to_the_output(name: str) -> None:
     """In CondConv each expert has its own, mixed by the routing like its weight."""
-    layer, x = make(name, bias=True), image()
-    plain = make(name)
+    layer, x = make(name, bias=True).eval(), image()
+    plain = make(name).eval()
     plain.load_state_dict(layer.state_dict(), strict=False)
     bias = next(p for n, p in layer.named_parameters() if n not in plain.state_dict())
     with torch.no_grad():

@@ -24,6 +24,8 @@ CASES = [
     ("dw_weightnet", {}),
     ("condconv", {"bias": True}),
     ("dw_condconv", {}),
+    ("odconv", {"experts": 2}),
+    ("dw_odconv", {"activation": "filter_norm"}),
     ("involution", {"group_channels": 4}),
     ("carafe", {"compressed_channels": 4}),
     ("conv", {}),

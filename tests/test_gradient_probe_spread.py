@@ -21,6 +21,7 @@ CASES = [
     ("weightnet", {}),
     ("dw_condconv", {"experts": 3}),
     ("condconv", {"bias": True, "activation": "softmax"}),
+    ("odconv", {"experts": 2}),
 ]
 IDS = [" ".join([name, *map(str, options.values())]) for name, options in CASES]
 

@@ -36,14 +36,30 @@ def test_ddp_of_all_filters(record_property) -> None:
 
 def test_hardly_anything_is_not_applicable() -> None:
     """Of a registered filter: opcheck, where it needs no op of ours."""
-    dense = {"conv", "dwconv", "condconv", "weightnet"}
+    dense = {"conv", "dwconv", "condconv", "odconv", "weightnet"}
     for name in NAMES:
         (result,) = check_filter(name, capabilities=["opcheck"]).results
         assert (result.status == "not applicable") == (name in dense), result
 
 
-@pytest.mark.parametrize("options", [{"m": 4}, {"m": 4, "g": 1}, {"gap_channels": 5}], ids=str)
-@pytest.mark.parametrize("name", ["weightnet", "dw_weightnet"])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        *((f"{kind}weightnet", {"m": 4, "g": g}) for kind in ("", "dw_") for g in (1, 4)),
+        ("weightnet", {"gap_channels": 5}),
+        ("conv", {"groups": 4, "stride": 2}),
+        ("condconv", {"groups": 4, "kernel_size": (3, 5)}),
+        ("odconv", {"experts": 4, "groups": 2}),
+        ("odconv", {"kernel_size": 1}),
+        ("odconv", {"groups": 16}),
+        ("dw_odconv", {"experts": 4, "stride": 2}),
+        ("ddf", {"groups": 4, "stride": 2}),
+        ("ddf_up", {"scale": 3, "encoder_kernel_size": 5, "out_channels": 8}),
+        ("carafe", {"stride": 2, "groups": 2}),
+        ("involution", {"group_channels": 4, "stride": 2}),
+    ],
+    ids=str,
+)
 def test_flop_counts_of_other_options(name: str, options: dict) -> None:
     check_filter(name, options=options, capabilities=["FLOP counts"])
 

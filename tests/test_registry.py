@@ -32,6 +32,8 @@ CONTRACT = {
     "dw_weightnet": {"m": 2, "g": 2, "gap_channels": None},
     "condconv": {"experts": 8, "groups": 1, "bias": False},
     "dw_condconv": {"experts": 8},
+    "odconv": {"experts": 1, "groups": 1, "bias": False, "reduction": 16, "temperature": 1.0},
+    "dw_odconv": {"experts": 1, "reduction": 16, "temperature": 1.0},
     "involution": {"group_channels": 16, "reduction": 4},
     "carafe": {"groups": 1, "compressed_channels": 64, "encoder_kernel_size": 3},
     "carafe_up": {"groups": 1, "compressed_channels": 64, "encoder_kernel_size": 3, "scale": 2},
@@ -40,6 +42,7 @@ ACTIVATIONS = {
     **dict.fromkeys(["conv", "dwconv"]),
     **dict.fromkeys(["ddf", "ddf_spatial", "ddf_channel", "ddf_up"], "filter_norm"),
     **dict.fromkeys(["weightnet", "dw_weightnet", "condconv", "dw_condconv"], "sigmoid"),
+    **dict.fromkeys(["odconv", "dw_odconv"], "sigmoid"),
     **{"involution": "identity", "carafe": "softmax", "carafe_up": "softmax"},
 }
 
@@ -50,7 +53,7 @@ def own_registry(monkeypatch) -> None:
     monkeypatch.setattr(zoo._filters, "_entries", dict(zoo._filters._entries))
 
 
-def test_the_thirteen_are_there_and_sorted() -> None:
+def test_the_shipped_ones_are_there_and_sorted() -> None:
     names = dynfilters.list_filters()
     assert set(CONTRACT) <= set(names)
     assert names == sorted(names)

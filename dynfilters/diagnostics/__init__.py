@@ -1,9 +1,9 @@
 """Measures of filters and models: plain functions that return data."""
 
+from dynfilters.cost import count_macs, count_parameters
 from dynfilters.diagnostics.adaptivity import Adaptivity, measure_adaptivity
 from dynfilters.diagnostics.bandwidth import measure_bandwidth
 from dynfilters.diagnostics.closed_forms import saved_bytes_formula, saved_shapes
-from dynfilters.diagnostics.cost import count_macs, count_parameters
 from dynfilters.diagnostics.gradients import GradientProbe
 from dynfilters.diagnostics.latency import Latency, measure_latency
 from dynfilters.diagnostics.memory import Memory, measure_memory

@@ -180,6 +180,26 @@ def _dw_condconv(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes] 
     return generator, {"channel taps": (n.b, n.c, n.taps)}
 
 
+def _dw_odconv(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes] | None:
+    """Two layers behind the mean, a normalization between them, and products of attentions."""
+    if chosen["activation"] not in _SELF_CONTAINED:
+        return None
+    hidden = max(16, n.c // chosen["reduction"])
+    generator = {
+        "mean": (n.b, n.c),
+        "input of the normalization": (n.b, hidden),
+        "statistics": (4 if n.b > 1 else 2, hidden),  # of one sample only the running ones
+        "rectified": (n.b, hidden),
+        "attentions": (n.b, n.c + (n.taps if n.taps > 1 else 0)),
+    }
+    if chosen["experts"] > 1:
+        generator |= {"experts' shares": (n.b, chosen["experts"])}
+        generator |= {"mixed": (n.b, n.c, n.taps)}
+    if n.taps > 1:
+        generator |= {"product of attentions": (n.b, n.c, n.taps)}
+    return generator, {"channel taps": (n.b, n.c, n.taps)}
+
+
 # (kept by the generator, taps) of a filter, None where these options have no closed form.
 _GENERATORS: dict[str, Callable[[_Sizes, Mapping[str, Any]], tuple[Shapes, Shapes] | None]] = {
     "conv": _static,
@@ -193,4 +213,5 @@ _GENERATORS: dict[str, Callable[[_Sizes, Mapping[str, Any]], tuple[Shapes, Shape
     "carafe_up": _carafe,
     "dw_weightnet": _dw_weightnet,
     "dw_condconv": _dw_condconv,
+    "dw_odconv": _dw_odconv,
 }

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dynfilters.checks import check_choice
+from dynfilters.cost import count_macs, count_parameters
 from dynfilters.diagnostics.adaptivity import Adaptivity, measure_adaptivity
 from dynfilters.diagnostics.bandwidth import check_device, measure_bandwidth
-from dynfilters.diagnostics.cost import count_macs, count_parameters
 from dynfilters.diagnostics.latency import Latency, measure_latency
 from dynfilters.diagnostics.memory import Memory, measure_memory
 from dynfilters.diagnostics.randomness import seeded

@@ -5,6 +5,7 @@ from dynfilters.filters.condconv import CondConv, DwCondConv
 from dynfilters.filters.ddf import DDF, DDFChannel, DDFSpatial
 from dynfilters.filters.ddf_up import DDFUp
 from dynfilters.filters.involution import Involution
+from dynfilters.filters.odconv import DwODConv, ODConv
 from dynfilters.filters.static import Conv, DwConv
 from dynfilters.filters.weightnet import DwWeightNet, WeightNet
 from dynfilters.filters.zoo import (
@@ -26,9 +27,11 @@ __all__ = [
     "DDFUp",
     "DwCondConv",
     "DwConv",
+    "DwODConv",
     "DwWeightNet",
     "FilterInfo",
     "Involution",
+    "ODConv",
     "WeightNet",
     "create_filter",
     "filter_info",

@@ -38,7 +38,7 @@ class _Routed:
         self._check_like_parameters("guide", guide)
 
 
-@register_filter("condconv", **PAPER)
+@register_filter("condconv", grouped=True, **PAPER)
 class CondConv(_Routed, DenseFilter):
     """CondConv: a dense filter per sample, mixed from experts.
 

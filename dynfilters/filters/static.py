@@ -34,7 +34,7 @@ class _Static:
         return None if parameter is None else parameter.expand(x.shape[0], *parameter.shape)
 
 
-@register_filter("conv", summary="Static dense convolution, the baseline.")
+@register_filter("conv", grouped=True, summary="Static dense convolution, the baseline.")
 class Conv(_Static, DenseFilter):
     """y[b,o] = Σ_c w[o,c] ∗ x[b,c] (+ bias): `torch.nn.Conv2d` with padding dilation·(k//2).
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynfilters.checks import check_divides, check_positive
 from dynfilters.filters.zoo import register_filter
-from dynfilters.nn import DenseFilter, DepthwiseFilter, GroupedFCBranch, Taps
+from dynfilters.nn import DenseFilter, DepthwiseFilter, GroupedFCBranch
 
 PAPER = {
     "paper": "WeightNet: Revisiting the Design Space of Weight Networks",
@@ -68,7 +68,7 @@ class WeightNet(_Described, DenseFilter):
         reduce: bool = True,
         bias: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, bias=bias)
         check_positive("m", m)
         check_divides("g", g, "m", m)
         check_divides("g", g, "in_channels·kh·kw", in_channels * self.taps)
@@ -81,17 +81,6 @@ class WeightNet(_Described, DenseFilter):
             groups=g * self.out_channels,
             reduce=reduce,
         )
-        self.bias = None
-        if bias:
-            self.bias = nn.Parameter(
-                self.branches["weight"].hidden.bias.new_zeros(self.out_channels)
-            )
-
-    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
-        taps = super().generate(x, guide)
-        if self.bias is None:
-            return taps
-        return taps._replace(bias=self.bias.expand(x.shape[0], -1))
 
 
 @register_filter("dw_weightnet", **PAPER)

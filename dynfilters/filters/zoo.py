@@ -27,6 +27,8 @@ class FilterInfo:
         spatial_adaptive: the taps differ from position to position, by content.
         channel_adaptive: the taps differ from channel to channel, by content.
         upsamples: the output's grid is finer than the input's.
+        grouped: its option `groups` is that of `torch.nn.Conv2d`: output channels of a group see
+            the input channels of that group only.
         default_activation: the paper's own; None where nothing is generated.
         options: what `create_filter` takes besides the common arguments, with defaults.
     """
@@ -39,6 +41,7 @@ class FilterInfo:
     spatial_adaptive: bool = False
     channel_adaptive: bool = False
     upsamples: bool = False
+    grouped: bool = False
     default_activation: str | None = None
     kernel_size: int | tuple[int, int] = 3
     options: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +122,12 @@ def list_filters(pattern: str = "*", **traits: bool) -> list[str]:
 def filter_info(name: str) -> FilterInfo:
     """The facts of the filter called `name`; `UnknownNameError` (a `KeyError`) if none is."""
     return _filters.get(name).info
+
+
+def filter_classes() -> tuple[type[nn.Module], ...]:
+    """The classes among what is registered; a user's factory may be a function instead."""
+    factories = (_filters.get(name).factory for name in _filters.names())
+    return tuple(factory for factory in factories if isinstance(factory, type))
 
 
 def create_filter(

@@ -1,6 +1,35 @@
 """Networks with a place for any filter of the zoo."""
 
-from dynfilters.models.registry import create_model, list_models, register_model
+from dynfilters.models import variants
+from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
+from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from dynfilters.models.registry import create_model, list_models, model_summary, register_model
+from dynfilters.models.replacements import Replacement, Replacements, Skipped
+from dynfilters.models.resnet import ResNet
+from dynfilters.models.shufflenet import ShuffleNetV2
 from dynfilters.models.small_resnet import SmallResNet
+from dynfilters.models.surgery import swap_filters
+from dynfilters.models.weights import load_model, save_model
 
-__all__ = ["SmallResNet", "create_model", "list_models", "register_model"]
+__all__ = [
+    "Backbone",
+    "CheckpointError",
+    "FeatureInfo",
+    "FeatureMaps",
+    "Replacement",
+    "Replacements",
+    "ResNet",
+    "ShuffleNetV2",
+    "Skipped",
+    "SmallResNet",
+    "Stage",
+    "create_model",
+    "list_models",
+    "load_model",
+    "model_summary",
+    "read_checkpoint",
+    "register_model",
+    "save_model",
+    "swap_filters",
+    "variants",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from dynfilters.models.backbone import Backbone, FeatureMaps
 from dynfilters.registry import Registry
 
 _models: Registry[Callable[..., nn.Module]] = Registry("model")
@@ -14,7 +16,8 @@ _models: Registry[Callable[..., nn.Module]] = Registry("model")
 def register_model(name: str) -> Callable:
     """Decorator: a module class or function becomes available as `create_model(name)`.
 
-    It should take `num_classes` and `in_chans`. `ValueError` if the name is taken.
+    It should take `num_classes` and `in_chans`, and its docstring begin with a summary.
+    `ValueError` if the name is taken.
     """
     return lambda factory: _models.register(name, factory)
 
@@ -22,17 +25,59 @@ def register_model(name: str) -> Callable:
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the models that match the glob `pattern`, sorted.
 
-    >>> list_models("small*")
-    ['small_resnet']
+    >>> list_models("rednet*")
+    ['rednet101', 'rednet152', 'rednet26', 'rednet38', 'rednet50']
     """
     return _models.names(pattern)
 
 
-def create_model(name: str, **options) -> nn.Module:
-    """The model called `name`, made with `options`.
+def model_summary(name: str) -> str:
+    """The first line of what the model says of itself; `UnknownNameError` if there is none.
 
-    `UnknownNameError` names the closest known names; the errors of the model are its own.
-
-    >>> model = create_model("small_resnet", num_classes=10, in_chans=1, filter="involution")
+    >>> model_summary("ddf_resnext50d_32x4d")
+    'ResNeXt-D of 3+4+6+3 bottlenecks, 32×4 wide: ddf.'
     """
-    return _models.get(name)(**options)
+    return (inspect.getdoc(_models.get(name)) or "").partition("\n")[0]
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **options: object,
+) -> nn.Module:
+    """The model called `name`.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: outputs of the classifier, 0 for none; None for the model's own, 1000 mostly.
+        in_chans: channels of the image; None for the model's own, 3 mostly.
+        features_only: a `FeatureMaps` instead, which gives the feature maps of its stages.
+        out_indices: of these stages, with features_only; None for all.
+        options: the model's own, such as `filter` and `filter_options`.
+
+    Raises:
+        UnknownNameError: no model of that name; the closest are named.
+        ValueError: an argument or option is out of range, or has no meaning for the model.
+        TypeError: the model has no such option.
+
+    >>> model = create_model("resnet50", num_classes=10, filter="involution")
+    >>> maps = create_model("ddf_resnet50", features_only=True, out_indices=(2, 3, 4))
+    >>> maps.feature_info.channels()
+    [512, 1024, 2048]
+    """
+    make = _models.get(name)
+    for key, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if value is not None:
+            options[key] = value
+    if not features_only:
+        if out_indices is not None:
+            raise ValueError(f"out_indices: expected None without features_only, got {out_indices}")
+        return make(**options)
+    model = make(**options)
+    if not isinstance(model, Backbone):
+        raise ValueError(f"features_only: expected a model with feature maps, got {name!r}")
+    return FeatureMaps(model, out_indices)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from dynfilters.checks import check_choice, check_positive
-from dynfilters.filters import create_filter, filter_info
+from dynfilters.filters import create_filter
+from dynfilters.models.blocks import checked_options
 from dynfilters.models.registry import register_model
 
 
@@ -81,7 +82,7 @@ class SmallResNet(nn.Module):
         check_positive("depth", depth)
         check_positive("width", width)
         check_choice("residual", residual, (True, False))
-        options = _checked_options(filter, filter_options)
+        options = checked_options(filter, filter_options)
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
@@ -93,18 +94,3 @@ class SmallResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.pool(self.blocks(self.stem(x))).flatten(1))
-
-
-def _checked_options(filter: str, options: Mapping[str, object] | None) -> dict[str, object]:
-    """A copy of `options`; `ValueError` if they, or the filter, change the grid."""
-    if filter_info(filter).upsamples:
-        raise ValueError(f"filter: expected one that keeps the grid, got the upsampler {filter!r}")
-    if options is not None and not isinstance(options, Mapping):
-        raise ValueError(f"filter_options: expected a mapping, got {options!r}")
-    options = dict(options or {})
-    if options.get("stride", 1) != 1:
-        raise ValueError(f"filter_options: expected stride 1, got {options['stride']!r}")
-    taken = {"in_channels", "out_channels"} & set(options)
-    if taken:
-        raise ValueError(f"filter_options: expected no channels, width sets them: {sorted(taken)}")
-    return options

@@ -8,6 +8,7 @@ from dynfilters.nn.activations import (
     nonlinearity_gain,
     register_activation,
 )
+from dynfilters.nn.attentions import AttentionsBranch
 from dynfilters.nn.branches import (
     BottleneckBranch,
     EncoderBranch,
@@ -21,6 +22,7 @@ from dynfilters.nn.layers import DenseFilter, DepthwiseFilter, DynamicFilter
 from dynfilters.nn.taps import Taps
 
 __all__ = [
+    "AttentionsBranch",
     "BottleneckBranch",
     "DenseFilter",
     "DepthwiseFilter",

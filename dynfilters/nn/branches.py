@@ -8,6 +8,7 @@
 | `EncoderBranch` | spatial taps | position | CARAFE |
 | `GroupedFCBranch` | channel taps or dense weight | channel | WeightNet |
 | `ExpertsBranch` | channel taps or dense weight | channel | CondConv |
+| `attentions.AttentionsBranch` | channel taps or dense weight | channel | ODConv |
 
 Each has `activation`, called once a forward. Where it acts on the taps themselves, the branch is
 a `TapsBranch`.

@@ -48,6 +48,11 @@ def keeps(module: nn.Module, *methods: Callable) -> bool:
     return True
 
 
+def runs_unseen(module: nn.Module, forward: Callable) -> bool:
+    """Whether nobody could tell if this `forward` were not called, but its steps one by one."""
+    return keeps(module, forward) and not _is_watched(module) and not _has_any_global_hook()
+
+
 def would_round(x: Tensor, raw: dict[str, Tensor]) -> bool:
     """Whether autocast would round taps before their activation rather than behind it."""
     return is_autocast(x) and any(taps.dtype == torch.float32 for taps in raw.values())

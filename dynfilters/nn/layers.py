@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -200,12 +201,29 @@ class DepthwiseFilter(DynamicFilter):
 
 
 class DenseFilter(DynamicFilter):
-    """Applies taps.weight, a dense filter per sample, through `conv2d_per_sample`."""
+    """Applies taps.weight, a dense filter per sample, through `conv2d_per_sample`.
 
-    def __init__(self, *args, groups: int = 1, padding: str | None = None, **kwargs) -> None:
+    With `bias` there is a static one, the same for every sample, unless a subclass generates it.
+    """
+
+    def __init__(
+        self,
+        *args,
+        groups: int = 1,
+        padding: str | None = None,
+        bias: bool = False,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_choice("padding", padding, (None, "same"))
         self.groups, self.padding = groups, padding
+        self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
+
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
+        taps = super().generate(x, guide)
+        if self.bias is None:
+            return taps
+        return taps._replace(bias=self.bias.expand(x.shape[0], -1))
 
     def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
         return conv2d_per_sample(

@@ -83,6 +83,8 @@ def conv2d_per_sample(
 
 
 def _convolve(x, weight, bias, window) -> Tensor:
+    if torch.onnx.is_in_onnx_export():  # where the number of groups must be a constant
+        return _unfolded(x, weight, bias, *window)
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return _grouped(x, weight, bias, *window)
     if not is_autocast(x):

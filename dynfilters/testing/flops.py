@@ -16,6 +16,7 @@ from dynfilters.checks import check_kernel_size
 from dynfilters.filters import filter_info
 
 Shape = tuple[int, ...]
+LEAST_HIDDEN = 16  # entries of ODConv's hidden vector
 Products = list[tuple[int, int]]  # (multiply-accumulates, operands) of each
 Form = Callable[[Shape, Shape, Mapping[str, Any]], tuple[int, int]]
 
@@ -147,7 +148,30 @@ def _routed(s: _Sizes, chosen: Mapping[str, Any], weights: int) -> Products:
     return [(s.b * s.c * chosen["experts"], 2), (s.b * chosen["experts"] * weights, 2)]
 
 
-_DENSE = ("conv", "weightnet", "condconv")  # which make out_channels themselves
+def _odconv(s: _Sizes, chosen: Mapping[str, Any]) -> Products:
+    """Attentions to channels, taps and outputs, these unless each channel has its own kernel."""
+    groups = chosen["groups"]
+    outputs = 0 if groups == s.o == s.c else s.o
+    weights = s.o * s.c // groups * s.k
+    return [*_attended(s, chosen, outputs, weights), *_conv(s, chosen)]
+
+
+def _dw_odconv(s: _Sizes, chosen: Mapping[str, Any]) -> Products:
+    return [*_attended(s, chosen, 0, s.c * s.k), *_dwconv(s, chosen)]
+
+
+def _attended(s: _Sizes, chosen: Mapping[str, Any], outputs: int, weights: int) -> Products:
+    """A hidden vector, the attentions, and the mixture of several experts' weights."""
+    hidden = max(LEAST_HIDDEN, s.c // chosen["reduction"])
+    attentions = s.c + outputs + (s.k if s.k > 1 else 0)
+    products = [(s.b * s.c * hidden, 2), (s.b * hidden * attentions, 2)]
+    experts = chosen["experts"]
+    if experts > 1:
+        products += [(s.b * hidden * experts, 2), (s.b * experts * weights, 2)]
+    return products
+
+
+_DENSE = ("conv", "weightnet", "condconv", "odconv")  # which make out_channels themselves
 _PRODUCTS: dict[str, Callable[[_Sizes, Mapping[str, Any]], Products]] = {
     "conv": _conv,
     "dwconv": _dwconv,
@@ -162,4 +186,6 @@ _PRODUCTS: dict[str, Callable[[_Sizes, Mapping[str, Any]], Products]] = {
     "dw_weightnet": _dw_weightnet,
     "condconv": _condconv,
     "dw_condconv": _dw_condconv,
+    "odconv": _odconv,
+    "dw_odconv": _dw_odconv,
 }

@@ -1,0 +1,129 @@
+"""`.pt2` files: programs of `torch.export`, and those that AOTInductor compiled ahead of time.
+
+Both keep the native ops, which PyTorch looks up by name as it loads the file. So whoever loads
+one imports dynfilters first; without, `torch.export.load` fails with "We ran into an error when
+deserializing the saved file", behind a log of "We failed to resolve torch.ops.dynfilters…", and
+`torch._inductor.aoti_load_package` with "Could not find schema for dynfilters::…".
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
+
+from dynfilters.export.inputs import (
+    Axes,
+    Example,
+    ExportError,
+    check_ranges,
+    checked_example,
+    checked_module,
+    checked_path,
+    dynamic_axes,
+    quiet,
+    traced,
+)
+from dynfilters.export.verification import deviation
+from dynfilters.files import write_atomically
+
+COMPILED = "/data/aotinductor/"  # part of the names in an archive of AOTInductor's
+
+
+def export_program(
+    module: nn.Module,
+    example: Example,
+    path: str | os.PathLike,
+    *,
+    dynamic: bool | Sequence[str] = True,
+    compile: bool = False,
+) -> Path:
+    """Writes `module` as a `.pt2` file, which runs without the module's code.
+
+    `load_program` reads it, and so do torch's own functions once dynfilters is imported. Its
+    results are compared with the module's before it is written.
+
+    Args:
+        module: a filter, or a network of any origin, in evaluation mode.
+        example: its input, or a tuple of several.
+        path: the file to write, `….pt2`; it is there complete, or as it was before.
+        dynamic: the axes whose size is free, as in `export_onnx`. torch.export takes a size of 1
+            for special: where an axis is free, neither it nor a feature map of the network may be
+            a single pixel long, if it was not so in the example.
+        compile: compile it for this machine by AOTInductor, which takes a C++ compiler and a
+            minute. Otherwise it is the graph, for any machine.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: a wrong argument; a module in training mode.
+        ExportError: the module cannot be exported with these axes free, or the program's results
+            differ from the module's. Nothing is written then.
+    """
+    path, module = checked_path(path, ".pt2"), checked_module(module)
+    inputs = checked_example(example)
+    axes = dynamic_axes(inputs, dynamic)
+    with torch.no_grad():
+        program = _exported(module, inputs, axes)
+        deviation(module, _run(program.module()), inputs, axes)
+        if compile:
+            _compile(program, path)
+            return path
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def load_program(path: str | os.PathLike) -> Callable[..., Any]:
+    """What `export_program` wrote, compiled or not, to be called as the module was.
+
+    `ValueError` if the file is not there or no such program. A compiled program runs machine code
+    from the file: load only what you trust.
+    """
+    path = Path(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"path: expected a file written by export_program, got {str(path)!r}")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(COMPILED in name for name in names):
+        return torch._inductor.aoti_load_package(str(path))
+    if not any(name.endswith("models/model.json") for name in names):
+        raise ValueError(f"path: expected a file written by export_program, got {str(path)!r}")
+    return torch.export.load(path).module()
+
+
+def _exported(module: nn.Module, inputs: Sequence[Tensor], axes: Axes) -> ExportedProgram:
+    shapes = tuple({axis: Dim.DYNAMIC for axis in named} for named in axes)
+    try:
+        with quiet():
+            program = torch.export.export(
+                module, traced(inputs, axes), dynamic_shapes=shapes, strict=False
+            )
+    except Exception as error:  # torch.export has no one base class for its own
+        reason = str(error).strip().partition("\n\n")[0]
+        raise ExportError(f"{type(module).__name__} cannot be exported: {reason}") from error
+    check_ranges(program, axes)
+    return program
+
+
+def _run(called: Callable[..., Any]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    return lambda inputs: tree_leaves(called(*inputs))
+
+
+def _compile(program: ExportedProgram, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        made = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(Path(directory) / path.name)
+        )
+        os.replace(made, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-import pickle
 
 import pytest
 import torch
@@ -209,21 +208,6 @@ def test_an_empty_batch(name: str, dtype, device) -> None:
     assert y.shape[0] == 0
     y.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
-
-
-@every_filter
-def test_copies(name: str, dtype, device) -> None:
-    """deepcopy, pickle and state_dict each carry everything over."""
-    layer, x = make(name, dtype, device).eval(), image(dtype=dtype, device=device)
-    reborn = make(name, dtype, device).eval()
-    assert not torch.allclose(reborn(x), layer(x))
-    reborn.load_state_dict(layer.state_dict())
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), reborn):
-        assert torch.equal(twin(x), layer(x))
-        with torch.no_grad():
-            next(twin.parameters()).add_(1)
-        assert not torch.equal(twin(x), layer(x))
-        assert repr(twin) == repr(layer)
 
 
 @every_filter

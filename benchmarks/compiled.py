@@ -1,0 +1,121 @@
+"""What torch.compile makes of a network: its time over that of the network as it is.
+
+    python -m benchmarks.compiled [--model ddf_resnet50] [--device cuda] [--batch 4] [--size 224]
+
+In evaluation, and for a training step. Before anything is timed, the outputs and the gradients of
+both are compared. Target: at least as fast. Exit status 1 if numbers differ or it is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import race, ratio
+from benchmarks.truth import relative_error
+from dynfilters.diagnostics.machine import describe_device
+from dynfilters.models import create_model
+
+PASSES = ("inference", "training")
+ALLOWED = 1e-3  # of the largest value, through all layers
+Run = Callable[[], Tensor]
+
+
+def runs(options: argparse.Namespace, which: str) -> dict[str, Run]:
+    """eager and compiled: the same network on the same batch, in channels_last as usual for both.
+
+    A run returns the output, or for training the loss, whose gradients lie in the parameters.
+    """
+    torch.manual_seed(0)
+    model = create_model(options.model).to(options.device, memory_format=torch.channels_last)
+    size = options.batch, model.conv1.in_channels, options.size, options.size
+    x = torch.randn(size, device=options.device).contiguous(memory_format=torch.channels_last)
+    model.train(which == "training")
+    twins = {"eager": model, "compiled": copy.deepcopy(model)}
+    labels = torch.arange(options.batch, device=options.device)
+    make = _inference if which == "inference" else _training
+    run = {name: make(twin, x, labels) for name, twin in twins.items()}
+    run["compiled"] = make(torch.compile(twins["compiled"], fullgraph=True), x, labels)
+    _check(which, run, twins)
+    return run
+
+
+def _inference(model: nn.Module, x: Tensor, labels: Tensor) -> Run:
+    def run() -> Tensor:
+        with torch.no_grad():
+            return model(x)
+
+    return run
+
+
+def _training(model: nn.Module, x: Tensor, labels: Tensor) -> Run:
+    def run() -> Tensor:
+        model.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
+        return loss.detach()
+
+    return run
+
+
+def _check(which: str, run: dict[str, Run], twins: dict[str, nn.Module]) -> None:
+    """`ValueError` unless outputs and gradients agree; what is compiled is compiled here."""
+    found = {name: [run[name]()] for name in twins}
+    if which == "training":
+        for name, twin in twins.items():
+            found[name].append(torch.cat([p.grad.flatten() for p in twin.parameters()]))
+    for ours, right in zip(found["compiled"], found["eager"], strict=True):
+        error = relative_error(ours, right)
+        if not error <= ALLOWED:
+            raise ValueError(f"{which}: compiled is off by {error:.1g} of the largest value")
+
+
+def speedup(options: argparse.Namespace, which: str) -> float:
+    """How many times as fast compiled is as eager: the median over rounds side by side."""
+
+    def timed(run: Run) -> Callable[[], tuple[float]]:
+        def once() -> tuple[float]:
+            start = time.perf_counter()
+            run()
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            return (time.perf_counter() - start,)
+
+        return once
+
+    timers = {name: timed(run) for name, run in runs(options, which).items()}
+    times = race(timers, options.seconds, min_rounds=5)
+    for name, values in times.items():
+        print(f"{which}, {name}: {ratio(values, 1):.0f} ms (median)")
+    return ratio(times["eager"], times["compiled"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled", description=__doc__)
+    parser.add_argument("--model", default="ddf_resnet50")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    options = parser.parse_args(arguments)
+    device = describe_device(options.device, None)
+    print(f"{options.model}, {options.batch}×{options.size}², {device}")
+    try:
+        found = {which: speedup(options, which) for which in options.passes}
+    except ValueError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    for which, times in found.items():
+        print(f"{which}: compiled is {times:.2f} times as fast as eager (target 1.00)")
+    return 0 if all(times >= 1 for times in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -48,7 +48,7 @@ Tiles pixel_tiles(const Problem& p, bool forward) {
 bool pays_to_turn(const Problem& p, bool forward) {
   const int64_t pixels = p.rows * p.cols, sample = p.channels * pixels * 4;
   if (sample > kTurnedBytes) return false;
-  if (!forward) return pixels <= 144;
+  if (!forward) return pixels <= 81;
   return pixels <= 56 && (p.cols % 7 == 0 || p.cols % 8 == 0) && p.batch * sample <= kTurnedTensorBytes;
 }
 // Whether the passes for vectors of channels can read turned planes in place.

@@ -1,6 +1,7 @@
 """dynfilters: the zoo of dynamic convolution filters for PyTorch."""
 
 from dynfilters import nn, ops
+from dynfilters.export import export_onnx, export_program, load_program
 from dynfilters.filters import (
     DDF,
     Carafe,
@@ -52,12 +53,15 @@ __all__ = [
     "create_activation",
     "create_filter",
     "create_model",
+    "export_onnx",
+    "export_program",
     "filter_info",
     "list_activations",
     "list_filters",
     "list_models",
     "load_model",
     "load_official",
+    "load_program",
     "nn",
     "ops",
     "register_activation",

@@ -24,7 +24,16 @@ from dynfilters.filters import (
     list_filters,
     register_filter,
 )
-from dynfilters.models import create_model, list_models, load_model, register_model, swap_filters
+from dynfilters.models import (
+    create_model,
+    from_pretrained,
+    list_models,
+    load_model,
+    push_to_hub,
+    register_model,
+    save_pretrained,
+    swap_filters,
+)
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
@@ -56,6 +65,7 @@ __all__ = [
     "export_onnx",
     "export_program",
     "filter_info",
+    "from_pretrained",
     "list_activations",
     "list_filters",
     "list_models",
@@ -64,8 +74,10 @@ __all__ = [
     "load_program",
     "nn",
     "ops",
+    "push_to_hub",
     "register_activation",
     "register_filter",
     "register_model",
+    "save_pretrained",
     "swap_filters",
 ]

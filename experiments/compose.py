@@ -1,4 +1,4 @@
-"""Composes every YAML under conf/ and checks the jobs that come out, without running any.
+"""Composes every YAML under conf/ and checks what comes out, without running anything.
 
     python -m experiments.compose
 
@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -27,12 +28,31 @@ NEEDS = {
     "launcher=submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
 }
 
+# The program with a folder of its own in conf/, and what it needs.
+TRAIN, TRAINING_NEEDS = "train", "lightning_fabric"
+# What a choice for `experiments.train` leaves to be said: where the images are.
+IMAGES_OF = {
+    "data=digits": {},
+    "experiment=smoke": {},
+    "data=shards": {
+        "data.train_shards": "DIR/train-0.tar",
+        "data.test_shards": "DIR/test-0.tar",
+        "data.num_classes": 1000,
+        "data.train_images": 1281167,
+    },
+}
+
 
 def choices(conf: Path = CONF) -> Iterator[str]:
-    """Every YAML of every group, as the override that chooses it."""
+    """Every YAML of every group, as the override that chooses it.
+
+    A folder that has a YAML of its own name is another program's: conf/train/train.yaml.
+    """
     for path in sorted(conf.glob("*/**/*.yaml")):
-        group = path.parent.relative_to(conf).as_posix()
-        yield f"{group}={path.stem}"
+        group = path.parent.relative_to(conf)
+        program = group.parts[0]
+        if not (conf / program / f"{program}.yaml").exists():
+            yield f"{group.as_posix()}={path.stem}"
 
 
 def compose_choice(
@@ -50,21 +70,41 @@ def compose_choice(
     return cfg, jobs
 
 
+def compose_training(choice: str | None = None) -> dict[str, Any]:
+    """The configuration of `experiments.train` with `choice`, checked, its images named for it."""
+    from experiments.trainer.settings import check_settings, plain_settings
+
+    given = [f"{key}={value}" for key, value in IMAGES_OF.get(choice, {"data.root": "DIR"}).items()]
+    with initialize_config_dir(str(CONF / TRAIN), job_name="compose", version_base="1.3"):
+        settings = plain_settings(compose(TRAIN, [*([choice] if choice else []), *given]))
+    # A recipe for GPUs is good without one here.
+    check_settings({**settings, "precision": "32-true"})
+    return settings
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     failed = 0
-    for choice in (None, *choices()):
-        name, needs = choice or "ablate", NEEDS.get(choice)
-        if needs and not _installed(needs):
-            print(f"skipped  {name}: needs {needs}")
-            continue
-        try:
-            _, jobs = compose_choice(choice)
-            print(f"ok       {name}" + (f": {len(jobs)} jobs" if len(jobs) > 1 else ""))
-        except Exception as error:
-            failed += 1
-            print(f"FAILED   {name}: {describe(error)}", file=sys.stderr)
+    for program, conf in (("ablate", CONF), (TRAIN, CONF / TRAIN)):
+        for choice in (None, *choices(conf)):
+            failed += not _compose(program, choice)
     return 1 if failed else 0
+
+
+def _compose(program: str, choice: str | None) -> bool:
+    """Whether the program's configuration with `choice` composes; says so, or why not."""
+    needs = TRAINING_NEEDS if program == TRAIN else NEEDS.get(choice)
+    name = f"{program} {choice or ''}".strip()
+    if needs and not _installed(needs):
+        print(f"skipped  {name}: needs {needs}")
+        return True
+    try:
+        jobs = [compose_training(choice)] if program == TRAIN else compose_choice(choice)[1]
+    except Exception as error:
+        print(f"FAILED   {name}: {describe(error)}", file=sys.stderr)
+        return False
+    print(f"ok       {name}" + (f": {len(jobs)} jobs" if len(jobs) > 1 else ""))
+    return True
 
 
 def _installed(module: str) -> bool:

@@ -52,15 +52,18 @@ def check_room(directory: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Inside, no other process is: the others wait. The system frees the lock of a dead one."""
+def locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Inside, no other process is: the others wait, or, if not `wait`, get a `BlockingIOError`.
+
+    The system frees the lock of a dead process.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows, where two processes may then do the same work
         yield
         return
     with open(directory / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

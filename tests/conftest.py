@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from toolbox import FakeCompiler
 
+from dynfilters.models import registry
 from dynfilters.ops import native, toolchain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -71,3 +74,11 @@ def pytest_terminal_summary(terminalreporter) -> None:
         agree = counts[kind, "passed"]
         total = agree + counts[kind, "failed"] + counts[kind, "error"]
         terminalreporter.write_line(f"golden cases that agree in {kind}: {agree} of {total}")
+
+
+@pytest.fixture
+def plugged_in() -> Iterator[None]:
+    """For a test that imports `trainer_plugin`: afterwards its model is gone from all lists."""
+    yield
+    registry._models._entries.pop("plugged_in", None)
+    sys.modules.pop("trainer_plugin", None)

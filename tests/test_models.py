@@ -38,9 +38,10 @@ def image(batch: int = 2, height: int = 32, width: int = 32, **kind) -> Tensor:
 def test_every_name_is_a_whole_network(name: str) -> None:
     with torch.device("meta"):
         model, x = create_model(name), torch.empty(1, 3, 64, 64)
-        maps = [x := nn.Sequential(*map(model.get_submodule, s.names))(x)
-                for s in model.eval().feature_info]  # fmt: skip
-        assert model.forward_head(maps[-1]).shape == (1, 1000)
+        # Further blocks change no shape, and take most of the time.
+        short = create_model(name, layers=(1, 1, 1, 2)) if isinstance(model, ResNet) else model
+        maps = FeatureMaps(short.eval())(x)
+        assert model.eval().forward_head(maps[-1]).shape == (1, 1000)
     assert isinstance(model, Backbone) and isinstance(model.get_classifier(), nn.Linear)
     info = model.feature_info
     assert [m.shape[1] for m in maps] == info.channels()

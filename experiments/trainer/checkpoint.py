@@ -1,0 +1,103 @@
+"""Checkpoints: written whole or not at all, read without running code, checked before use."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynfilters.files import replacing
+from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from experiments.files import flatten
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+FORMAT = 1
+# The weights under the names that timm gives them too.
+WEIGHTS, AVERAGED = "state_dict", "state_dict_ema"
+# What may change between the runs of one training: nothing of it changes the result.
+FREE = (
+    "checkpoint", "data.prepare", "data.root", "data.test_batch_size", "device", "log", "mode",
+    "name", "plugins", "progress", "published", "save", "threads",
+)  # fmt: skip
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Puts the checkpoint at `path`; a reader, or a crash, sees the old one or the new one."""
+    with replacing(path) as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes what a run that was killed while writing has left."""
+    for name in (LAST, BEST):
+        for path in directory.glob(f".{name}.*"):
+            path.unlink()
+
+
+def read_own(path: Path) -> dict[str, Any]:
+    """A checkpoint of this program, on the CPU. `CheckpointError` if it is none, or damaged."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    except Exception as error:  # torch raises all sorts of things for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: no checkpoint, or a damaged one: {reason}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a checkpoint of this program, format {FORMAT}")
+    return content
+
+
+def read_weights(path: Path, averaged: bool) -> dict[str, Tensor]:
+    """The weights in a checkpoint of any program; the averaged ones if asked for and there.
+
+    `CheckpointError` if it is none, or damaged, or there are no weights in it.
+    """
+    if averaged:
+        with contextlib.suppress(CheckpointError):  # if it is damaged, the next line says so
+            return read_checkpoint(path, ema=True)
+    return read_checkpoint(path)
+
+
+def check_resumed(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """`CheckpointError` if a run of `config` is not the one that wrote the checkpoint."""
+    ours, theirs = (_comparable(settings) for settings in (config, saved))
+    keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if keys:
+        changes = ", ".join(f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in keys)
+        raise CheckpointError(
+            f"{path}: written by another configuration: {changes}; give this run another name=, "
+            "or remove the folder to start anew"
+        )
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Loads all weights, or none and raises a `CheckpointError` that says what does not fit."""
+    own = model.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": sorted(
+            key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape
+        ),
+    }
+    found = [f"{len(keys)} {kind} ({keys[0]}, …)" for kind, keys in problems.items() if keys]
+    if found:
+        raise CheckpointError(f"{path}: of another architecture: weights {', '.join(found)}")
+    model.load_state_dict(weights)
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    free = FREE
+    if settings["data"]["kind"] == "folder":  # shards are divided among those that read them
+        free = (*free, "data.workers")
+    leaves = flatten(settings)
+    return {
+        key: value
+        for key, value in leaves.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    }

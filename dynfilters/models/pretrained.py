@@ -91,7 +91,7 @@ def from_pretrained(
         CheckpointError: a `ValueError`: a file is missing or damaged, names no model, filter or
             option that there is, or the weights do not fit it.
         ImportError: the Hub is needed, and huggingface_hub missing.
-        What huggingface_hub raises, if it finds no such repository or cannot reach it.
+        HfHubHTTPError and others of huggingface_hub: no such repository, or it cannot be reached.
     """
     path = Path(source)
     if path.is_file():

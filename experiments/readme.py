@@ -1,6 +1,6 @@
-"""The generated parts of README.md: the table of filters, the ablation's results, and speed.
+"""The generated parts of README.md: filters, integrations, the ablation's results, and speed.
 
-python -m experiments.readme                     # the table of filters, and speed
+python -m experiments.readme                     # all but the ablation
 python -m experiments.readme outputs/ablation    # and the results of a sweep
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dynfilters
 from benchmarks import results
+from experiments import integrations
 from experiments.claim import compare_all, judge
 from experiments.page import facts
 from experiments.results import load_sweep
@@ -68,6 +69,7 @@ def replace_section(text: str, section: str, content: str) -> str:
 
 def main(arguments: list[str]) -> None:
     text = replace_section(README.read_text(encoding="utf-8"), "filters", filter_table())
+    text = replace_section(text, "integrations", integrations.section(*integrations.load()))
     text = replace_section(text, "speed", results.readme_section())
     for directory in arguments[:1]:
         text = replace_section(text, "ablation", ablation_section(Path(directory)))

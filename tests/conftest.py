@@ -16,6 +16,7 @@ from toolbox import FakeCompiler
 
 from dynfilters.models import registry
 from dynfilters.ops import native, toolchain
+from experiments import integrations
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -33,6 +34,7 @@ def pytest_sessionstart() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where tests of layers and ops run")
+    parser.addoption("--integrations", type=Path, help="write the capability matrix here")
     parser.addoption("--dtype", default="float64", choices=sorted(DTYPES))
 
 
@@ -63,7 +65,26 @@ def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompil
     return fake
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    _golden_cases(terminalreporter)
+    _capability_matrix(terminalreporter, config.getoption("--integrations"))
+
+
+def _capability_matrix(terminalreporter, path: Path | None) -> None:
+    """Filters against capabilities, printed if any were tested and written to `path` if given."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    cells = integrations.collect(
+        value for r in reports for key, value in r.user_properties if key == "capability"
+    )
+    if cells:
+        terminalreporter.write_line(integrations.table(cells))
+        for reason in integrations.reasons(cells):
+            terminalreporter.write_line(reason)
+        if path is not None:
+            integrations.save(cells, path)
+
+
+def _golden_cases(terminalreporter) -> None:
     """How many of the golden cases agree, by data type."""
     counts: Counter[tuple[str, str]] = Counter()
     for outcome in ("passed", "failed", "error"):

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_integrations import NAMES
 
+from dynfilters.testing import CAPABILITIES
+from experiments import integrations
 from experiments.readme import README, filter_table, replace_section
 
 TEXT = README.read_text(encoding="utf-8")
@@ -18,6 +21,15 @@ def test_table_of_filters_is_the_registry() -> None:
     table = filter_table()
     assert table in TEXT, "run `make readme`"
     assert table.count("\n") >= 14
+
+
+def test_matrix_of_integrations_is_what_the_tests_found() -> None:
+    cells, version = integrations.load()
+    assert integrations.section(cells, version) in TEXT, "run `make readme`"
+    assert list(cells) == NAMES
+    for row in cells.values():
+        assert list(row) == list(CAPABILITIES), "pytest -m integration --integrations FILE"
+        assert all(status == "ok" or reason for status, reason in row.values())
 
 
 def test_python_blocks_run() -> None:

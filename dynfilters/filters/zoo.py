@@ -163,6 +163,10 @@ def create_filter(
         activation: one of `dynfilters.nn.list_activations()`, None for the paper's own.
         options: see `filter_info(name).options`.
 
+    Returns:
+        The layer. Its `filter_config` is a dictionary of these arguments, for JSON or YAML:
+        `create_filter(**layer.filter_config)` makes another such layer.
+
     Raises:
         UnknownNameError: no filter or activation of that name; the closest are named.
         ValueError: an argument or option is out of range.
@@ -185,7 +189,9 @@ def create_filter(
         "dilation": dilation,
         "activation": activation,
     }
-    return entry.factory(**_accepted(entry, common), **options)
+    layer = entry.factory(**_accepted(entry, common), **options)
+    layer.filter_config = {"name": name, **common, **options}
+    return layer
 
 
 def _accepted(entry: _Entry, common: dict[str, Any]) -> dict[str, Any]:

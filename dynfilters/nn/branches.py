@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dynfilters.nn.activations import create_activation
 from dynfilters.nn.linear import GroupedLinear
+from dynfilters.ops.conv2d import keepable
 
 
 class TapsBranch(nn.Module):
@@ -79,6 +80,7 @@ class PointwiseBranch(TapsBranch):
     def raw(self, guide: Tensor) -> Tensor:
         if self.encoder is not None:
             guide = rearrange(self.encoder(guide), "b (c p) h w -> b (p c) h w", p=self.scale**2)
+            guide = keepable(guide)
         return self.arrange(self.conv(guide))
 
     def arrange(self, logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from dynfilters.checks import (
     check_choice,
@@ -88,13 +89,21 @@ class DynamicFilter(nn.Module):
         super().__init_subclass__(**kwargs)
         # torch.compile keeps a few variants per code object: one `forward` shared by the whole
         # zoo would run out of them as soon as several kinds are compiled in one process.
-        if "forward" not in vars(cls) and isinstance(cls.forward, FunctionType):
-            cls.forward = _with_own_code(cls.forward)
+        for name in ("__call__", "forward"):
+            function = getattr(cls, name)
+            if name not in vars(cls) and isinstance(function, FunctionType):
+                setattr(cls, name, _with_own_code(function))
 
     @property
     def taps(self) -> int:
         """K, the taps of one filter."""
         return self.kernel_size[0] * self.kernel_size[1]
+
+    def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:
+        if isinstance(x, Proxy):  # torch.fx: a leaf, because checks of x would end the tracing
+            path = x.tracer.path_of_module(self)
+            return x.tracer.create_proxy("call_module", path, (x, *args), kwargs)
+        return super().__call__(x, *args, **kwargs)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         return self.apply_taps(x, self.generate(x, guide))

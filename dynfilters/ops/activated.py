@@ -22,8 +22,8 @@ from dynfilters.checks import (
     check_tensor,
     is_autocast,
 )
-from dynfilters.ops import native
-from dynfilters.ops.activated_reference import Options, forward, gradients
+from dynfilters.ops import native, transforms
+from dynfilters.ops.activated_reference import Options, formula, forward, gradients
 from dynfilters.ops.activations import ACTIVATIONS, epsilon
 from dynfilters.ops.filter2d import backend, forward_fake
 from dynfilters.ops.operands import autocast, check_operands, same_shape
@@ -120,9 +120,10 @@ def filter2d_activated(
         eps,
     )
     _check(x, spatial, channel, channel_std, options)
-    return torch.ops.dynfilters.filter2d_activated(
-        x, spatial, channel, channel_std, *options[:-1], epsilon(eps, x.dtype)
-    )
+    options = options._replace(eps=epsilon(eps, x.dtype))
+    if transforms.are_active():
+        return formula((x, spatial, channel, channel_std), options)
+    return torch.ops.dynfilters.filter2d_activated(x, spatial, channel, channel_std, *options)
 
 
 def _check(x, spatial, channel, channel_std, options: Options) -> None:

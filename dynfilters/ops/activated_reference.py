@@ -17,7 +17,7 @@ from dynfilters.ops.activations import (
     activate_backward_std,
     widened,
 )
-from dynfilters.ops.reference import layout
+from dynfilters.ops.reference import Geometry, filter2d_reference, layout
 
 Operands = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, spatial, channel, std
 
@@ -46,6 +46,13 @@ def forward(tensors: Operands, options: Options) -> Tensor:
     """y; half types are computed in float32 and rounded once, at the end."""
     y = torch.ops.dynfilters.filter2d(*_activated(*tensors, options), *options.geometry)
     return y.to(tensors[0].dtype, memory_format=layout(tensors[0]))
+
+
+def formula(tensors: Operands, options: Options) -> Tensor:
+    """The same without an op of our own, which not all of PyTorch can look into."""
+    geometry = Geometry(*options.geometry)
+    y = filter2d_reference(*_activated(*tensors, options), **geometry._asdict())
+    return y.to(tensors[0].dtype)
 
 
 def _activated(x, spatial, channel, channel_std, options) -> tuple:

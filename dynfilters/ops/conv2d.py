@@ -38,7 +38,7 @@ from torch import Tensor
 
 from dynfilters.checks import check_like, check_positive, check_tensor, is_autocast
 from dynfilters.ops.operands import autocast
-from dynfilters.ops.reference import HALF
+from dynfilters.ops.reference import HALF, layout
 
 
 def conv2d_per_sample(
@@ -62,13 +62,14 @@ def conv2d_per_sample(
             padding, which puts the odd row or column at the bottom or right.
 
     Returns:
-        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1). Half types are computed in float32 on
-        processors that do not know them.
+        (B, C_out, (H−1)//stride + 1, (W−1)//stride + 1), channels_last where x is. Half types are
+        computed in float32 on processors that do not know them.
 
     Raises:
         ValueError: names the argument, what was expected and what came.
     """
     _check(x, weight, bias, stride, dilation, groups, padding)
+    memory_format = layout(x)
     batch, _, _, kh, kw = weight.shape
     if padding == "same":
         x = _pad_same(x, (kh, kw), stride, dilation)
@@ -78,6 +79,10 @@ def conv2d_per_sample(
     if batch == 0:
         return _empty_batch(x, weight, bias, stride)
     window = stride, border, dilation, groups
+    return _convolve(x, weight, bias, window).contiguous(memory_format=memory_format)
+
+
+def _convolve(x, weight, bias, window) -> Tensor:
     if torch.onnx.is_in_onnx_export():  # where the number of groups must be a constant
         return _unfolded(x, weight, bias, *window)
     if torch.compiler.is_compiling() or x.device.type != "cpu":
@@ -124,11 +129,22 @@ def _has_hardware(dtype: torch.dtype) -> bool:
     return supported is not None and supported()
 
 
+def keepable(x: Tensor) -> Tensor:
+    """x, which may be a view, as a convolution can keep it for backward under torch.compile.
+
+    On a CPU, Inductor (torch 2.13) cannot order the strides of such a view where sizes are dynamic.
+    The copy costs nothing, as Inductor makes the same one for the convolution.
+    """
+    if torch.compiler.is_compiling() and x.device.type == "cpu":
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
 def _grouped(x, weight, bias, stride, border, dilation, groups) -> Tensor:
     """One convolution, a group of channels for each sample."""
     batch, out_channels = weight.shape[:2]
     y = F.conv2d(
-        x.flatten(0, 1).unsqueeze(0),
+        keepable(x.flatten(0, 1).unsqueeze(0)),
         weight.flatten(0, 1),
         None if bias is None else bias.flatten(),
         stride,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_like, check_tensor, is_autocast
-from dynfilters.ops import native
+from dynfilters.ops import native, transforms
 from dynfilters.ops.operands import autocast, same_shape
 from dynfilters.ops.pool_project import check_operands, fake, gradients, reference
 
@@ -63,6 +63,8 @@ def ddf_generate(
     if is_autocast(x):
         tensors = autocast(*tensors)
     _check(*tensors)
+    if transforms.are_active():
+        return _reference(*tensors)[:2]
     return torch.ops.dynfilters.ddf_generate(*tensors)[:2]
 
 
@@ -98,6 +100,10 @@ def _forward(x, weight, bias, squeeze_weight, squeeze_bias, expand_weight, expan
     native.settle(x.device.type)
     if native.is_live(x.device.type, "ddf_generate"):
         return torch.ops.dynfilters.ddf_generate(x, weight, bias, *layers)
+    return _reference(x, weight, bias, *layers)
+
+
+def _reference(x, weight, bias, squeeze_weight, squeeze_bias, expand_weight, expand_bias):
     logits, mean = reference(x, weight, bias)
     hidden = torch.relu(F.linear(mean, squeeze_weight, squeeze_bias))
     taps = F.linear(hidden, expand_weight, expand_bias)

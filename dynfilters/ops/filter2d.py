@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_kernel_size, check_tensor, is_autocast
-from dynfilters.ops import native, reference
+from dynfilters.ops import native, reference, transforms
 from dynfilters.ops.operands import autocast, check_grad, check_operands
 from dynfilters.ops.reference import Geometry
 
@@ -78,7 +78,10 @@ def filter2d(
             check_tensor(name, tensor)
     if is_autocast(x):
         x, spatial, channel = autocast(x, spatial, channel)
-    check_operands(x, spatial, channel, Geometry(kernel_size, stride, dilation, scale, combine))
+    geometry = Geometry(kernel_size, stride, dilation, scale, combine)
+    check_operands(x, spatial, channel, geometry)
+    if transforms.are_active():
+        return reference.filter2d_reference(x, spatial, channel, **geometry._asdict())
     return torch.ops.dynfilters.filter2d(
         x, spatial, channel, kernel_size, stride, dilation, scale, combine
     )

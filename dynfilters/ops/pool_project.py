@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_like, check_tensor, is_autocast
-from dynfilters.ops import native
+from dynfilters.ops import native, transforms
 from dynfilters.ops.operands import autocast, same_shape
 from dynfilters.ops.reference import layout
 
@@ -47,6 +47,8 @@ def pool_project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple
     if is_autocast(x):
         x, weight, bias = autocast(x, weight, bias)
     check_operands(x, weight, bias)
+    if transforms.are_active():
+        return reference(x, weight, bias)
     return torch.ops.dynfilters.pool_project(x, weight, bias)
 
 

@@ -52,12 +52,15 @@ def filter2d_reference(
     scale: int = 1,
     combine: str = "mul",
 ) -> Tensor:
-    """The slow, obvious formula of `dynfilters.ops.filter2d`; same arguments, no checks."""
+    """The slow, obvious formula of `dynfilters.ops.filter2d`; same arguments, no checks.
+
+    In operations that PyTorch can differentiate and transform in any way.
+    """
     geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     batch, channels, height, width = x.shape
     grid = geometry.centres(height), geometry.centres(width)
     (kh, kw), (pad_h, pad_w) = geometry.kernel_size, geometry.padding
-    padded = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    padded = F.pad(_accumulable(x), (pad_w, pad_w, pad_h, pad_h))
     under_taps = [
         padded[:, :, ky * dilation :: stride, kx * dilation :: stride][..., : grid[0], : grid[1]]
         for ky in range(kh)
@@ -67,15 +70,15 @@ def filter2d_reference(
     neighbours = neighbours.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
     taps = []
     if spatial is not None:
-        taps.append(spatial.repeat_interleave(channels // spatial.shape[1], 1))
+        taps.append(_accumulable(spatial).repeat_interleave(channels // spatial.shape[1], 1))
     if channel is not None:
         side = scale if channel.dim() == 4 else 1
-        cell = channel.reshape(batch, channels, geometry.taps, side, side)
+        cell = _accumulable(channel).reshape(batch, channels, geometry.taps, side, side)
         repeats = neighbours.shape[3] // side, neighbours.shape[4] // side
         taps.append(cell.repeat(1, 1, 1, *repeats))
     if len(taps) == 2:
         taps = [taps[0] * taps[1] if combine == "mul" else taps[0] + taps[1]]
-    return (neighbours * taps[0]).sum(2)
+    return (neighbours * taps[0]).sum(2).to(x.dtype)
 
 
 class Views:

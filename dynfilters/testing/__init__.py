@@ -1,0 +1,14 @@
+"""What PyTorch offers to a layer, tried on a filter: of the zoo, or your own.
+
+>>> from dynfilters.testing import check_filter
+>>> report = check_filter("dwconv", capabilities=["batch 1", "copies"])
+>>> print(report)
+dwconv: 2 of 2 capabilities
+  ok      batch 1
+  ok      copies
+"""
+
+from dynfilters.testing.check import CAPABILITIES, check_filter, summary
+from dynfilters.testing.report import NotApplicable, Report, Result
+
+__all__ = ["CAPABILITIES", "NotApplicable", "Report", "Result", "check_filter", "summary"]

@@ -10,7 +10,7 @@ constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 2
 constexpr int64_t kPixelBytes = 40 * 1024, kSlabBytes = 256 * 1024;
 // Of a sample to be turned, three of which should stay in L2, and are read more often by narrow vectors; of a
 // tensor, which should stay in L3.
-constexpr int64_t kTurnedBytes = 2048 * kVectorBytes, kTurnedTensorBytes = 4 * 1024 * 1024;
+constexpr int64_t kTurnedBytes = 2048 * kVectorBytes, kTurnedTensorBytes = 2 * 1024 * 1024;
 constexpr int64_t kTasks = 64;  // enough for the threads of most machines
 constexpr int64_t kTaskPixels = 16 * 1024;  // times channels: fewer are not worth a task of their own
 

@@ -1,6 +1,7 @@
 """dynfilters: the zoo of dynamic convolution filters for PyTorch."""
 
 from dynfilters import nn, ops
+from dynfilters.export import export_onnx, export_program, load_program
 from dynfilters.filters import (
     DDF,
     Carafe,
@@ -23,7 +24,16 @@ from dynfilters.filters import (
     list_filters,
     register_filter,
 )
-from dynfilters.models import create_model, list_models, load_model, register_model, swap_filters
+from dynfilters.models import (
+    create_model,
+    from_pretrained,
+    list_models,
+    load_model,
+    push_to_hub,
+    register_model,
+    save_pretrained,
+    swap_filters,
+)
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
@@ -52,16 +62,22 @@ __all__ = [
     "create_activation",
     "create_filter",
     "create_model",
+    "export_onnx",
+    "export_program",
     "filter_info",
+    "from_pretrained",
     "list_activations",
     "list_filters",
     "list_models",
     "load_model",
     "load_official",
+    "load_program",
     "nn",
     "ops",
+    "push_to_hub",
     "register_activation",
     "register_filter",
     "register_model",
+    "save_pretrained",
     "swap_filters",
 ]

@@ -231,7 +231,8 @@ def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
     ("facts", "message"),
     [
         (None, "expected a file of dynfilters, says no model"),
-        ({"model": "small_resnet", "num_classes": "4"}, "says no in_chans"),
+        ({"model": "small_resnet", "options": "{"}, "cannot be made: Expecting"),
+        ({"model": "small_resnet", "options": "[]"}, "cannot be made: options: expected"),
         ({"model": "none", "num_classes": "4", "in_chans": "3"}, "cannot be made: unknown model"),
         ({"model": "small_resnet", "num_classes": "x", "in_chans": "3"}, "cannot be made: invalid"),
         ({"model": "small_resnet", "num_classes": "-1", "in_chans": "3"}, "cannot be made: num_cl"),

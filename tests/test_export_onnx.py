@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 from pathlib import Path
 
@@ -276,6 +277,9 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert export_onnx(_small(), X, tmp_path / "f.onnx").deviation is None
 
 
-def test_it_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    export_onnx(_small(), X, tmp_path / "f.onnx")
+def test_it_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    export_onnx(_small().half(), X.half(), tmp_path / "f.onnx")
     assert capfd.readouterr() == ("", "")
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -69,13 +69,14 @@ def run(geometry: Geometry, operands: list[Tensor | None]) -> list[Tensor | None
 
 
 # Each way of the kernels through memory: packed, dense planes in place, channels_last by lines of
-# pixels, and by the pixels themselves, which windows of 3 read where channels fill whole vectors.
-WAYS = ("planar", "flat", "pixels", "image")
+# pixels, by the pixels themselves, which windows of 3 read where channels fill whole vectors, and
+# small dense planes turned over for that.
+WAYS = ("planar", "flat", "pixels", "image", "turned")
 
 
 def channels_for(way: str, channels: int) -> int:
     """As many channels in two groups as that way needs, and at least these."""
-    return -(-channels // 32) * 32 if way == "image" else channels
+    return -(-channels // 32) * 32 if way in ("image", "turned") else channels
 
 
 def lay_out(way: str, operands: list[Tensor | None]) -> list[Tensor | None]:
@@ -134,6 +135,15 @@ def test_windows_that_read_the_image_itself(grid: tuple[int, int], combine: str)
             given[2] = torch.nn.functional.pad(given[2], (1, 2, 3, 4), value=math.nan)
             given[2] = given[2][..., 3:-4, 1:-2]
             compare(geometry, given)
+
+
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("grid", [(7, 7), (5, 8), (4, 14), (9, 9), (3, 4), (1, 7)], ids=str)
+def test_small_planes_turned_over(grid: tuple[int, int], combine: str) -> None:
+    """Whole blocks of pixels, some left over, and fewer than one, for either pass."""
+    geometry = Geometry((3, 3), combine=combine)
+    for kinds, groups in itertools.product(("s", "c", "sc"), (1, 2)):
+        compare(geometry, operands(geometry, (3, 96, *grid), groups, torch.float32, kinds))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -35,6 +35,7 @@ MOST = THREADS * 1_000_000
 CASES = {
     "ddf": (Geometry((3, 3)), (4, 64, 112, 112), 1, "sc"),
     "dilated": (Geometry((3, 3), dilation=24), (2, 256, 65, 65), 1, "sc"),
+    "small": (Geometry((3, 3)), (8, 512, 7, 7), 1, "sc"),
     "carafe": (Geometry((5, 5), scale=2), (2, 64, 56, 56), 1, "s"),
     "involution": (Geometry((7, 7)), (2, 256, 64, 64), 16, "s"),
 }
@@ -44,6 +45,7 @@ KINDS = [
     *(("carafe", way) for way in ("planar", "flat", "pixels")),
     *(("involution", way) for way in ("flat", "pixels")),
     ("dilated", "pixels"),
+    ("small", "turned"),
 ]
 
 

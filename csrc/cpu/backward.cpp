@@ -7,7 +7,7 @@ namespace dynfilters::cpu {
 
 bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, int64_t begin,
               int64_t end) {
-  if (route.way == Way::kPixels) return backward_pixels(p, storage, o, route.tiles, chunks, begin, end);
+  if (is_by_pixels(route.way)) return backward_pixels(p, storage, o, route, chunks, begin, end);
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     const bool flat = route.way == Way::kFlat;

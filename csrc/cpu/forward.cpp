@@ -6,7 +6,7 @@
 namespace dynfilters::cpu {
 
 bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin, int64_t end) {
-  if (route.way == Way::kPixels) return forward_pixels(p, storage, o, route.tiles, begin, end);
+  if (is_by_pixels(route.way)) return forward_pixels(p, storage, o, route, begin, end);
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     if (route.way == Way::kFlat)

@@ -23,10 +23,10 @@ bool forward(const Problem& p, Storage storage, const Operands& o, const Route& 
 // The gradients wanted, for the tasks [begin, end): `chunks` to a sample, runs of its tiles.
 bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, int64_t begin,
               int64_t end);
-// The part of both for channels_last; not for float64.
-bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Tiles& tiles, int64_t begin,
+// The part of both for vectors of channels; not for float64.
+bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin,
                     int64_t end);
-bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Tiles& tiles, int64_t chunks,
+bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks,
                      int64_t begin, int64_t end);
 // Adds up, in order, what the chunks found for the gradient of channel; for samples [begin, end).
 void reduce_channel(const Problem& p, const void* partial, int64_t chunks, bool is_double, void* out, int64_t begin,

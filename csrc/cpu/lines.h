@@ -71,7 +71,7 @@ struct Image {
   // Pixels of the row h, if they lie one behind the other.
   void fetch(Ahead& ahead, const void* base, int64_t b, int64_t h, int64_t first, int64_t end) const {
     first = std::max<int64_t>(first, 0), end = std::min(end, width);
-    if (strides[1] == 1 && h >= 0 && h < height)
+    if (strides[0] && strides[1] == 1 && h >= 0 && h < height)
       ahead.add(at(base, b, 0, h, first), (end - first) * strides[3] * io.bytes);
   }
   // Whether whole vectors of the accumulation type can be read where they are.

@@ -105,11 +105,6 @@ struct Sum {
   }
 };
 
-inline int64_t window_of(const Problem& p) {
-  const bool window = p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7) && p.stride == 1 && p.dilation == 1;
-  return window ? p.kh : 0;
-}
-
 // y: at each phase, the pixels under the taps.
 template <class A>
 Sum<A> sum_for_y(const Problem& p) {

@@ -8,6 +8,9 @@ namespace {
 // must not take more than kMostBytes, however large the kernel.
 constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 256 * 1024;
 constexpr int64_t kPixelBytes = 40 * 1024, kSlabBytes = 256 * 1024;
+// Of a sample to be turned, three of which should stay in L2, and are read more often by narrow vectors; of a
+// tensor, which should stay in L3.
+constexpr int64_t kTurnedBytes = 2048 * kVectorBytes, kTurnedTensorBytes = 2 * 1024 * 1024;
 constexpr int64_t kTasks = 64;  // enough for the threads of most machines
 constexpr int64_t kTaskPixels = 16 * 1024;  // times channels: fewer are not worth a task of their own
 
@@ -38,6 +41,21 @@ Tiles pixel_tiles(const Problem& p, bool forward) {
   const int64_t most = std::max<int64_t>(kMostBytes / (cols * p.taps() * p.cells() * 4), 1);
   return cut(p, std::min(most, std::max(std::min(shared, fits), std::min(least, shared))), cols);
 }
+// Vectors of pixels leave part of a small plane's last one empty, and in backward add each product to sums in memory,
+// where those of channels keep the sums in registers. Measured at 7×7 against the flat way: 0.8 of its time forward,
+// 0.55 backward. Forward gains nothing on larger planes, where columns are no whole blocks of the kernels, or where
+// the tensor does not stay in L3: turning waits for memory, and nothing is computed meanwhile.
+bool pays_to_turn(const Problem& p, bool forward) {
+  const int64_t pixels = p.rows * p.cols, sample = p.channels * pixels * 4;
+  if (sample > kTurnedBytes) return false;
+  if (!forward) return pixels <= 81;
+  return pixels <= 56 && (p.cols % 7 == 0 || p.cols % 8 == 0) && p.batch * sample <= kTurnedTensorBytes;
+}
+// Whether the passes for vectors of channels can read turned planes in place.
+bool can_turn(const Problem& p, int64_t element_bytes, const Layout& layout) {
+  const bool whole_vectors = p.group_channels() * 4 % kVectorBytes == 0;
+  return layout.dense && element_bytes == 4 && window_of(p) == 3 && p.scale == 1 && whole_vectors;
+}
 }  // namespace
 
 Route planar_route(const Problem& p, int64_t element_bytes) {
@@ -56,6 +74,8 @@ Route route_of(const Problem& p, int64_t element_bytes, const Layout& layout) {
   const int64_t channels = turned ? p.group_channels() : p.channels;
   if ((turned || layout.pixels) && element_bytes <= 4 && channels * 4 >= kVectorBytes)
     return {Way::kPixels, pixel_tiles(p, layout.forward)};
+  if (can_turn(p, element_bytes, layout) && pays_to_turn(p, layout.forward))
+    return {Way::kTurned, cut(p, p.rows, p.cols)};
   const bool dense = layout.dense;
   if (dense && element_bytes >= 4 && p.stride == 1 && p.scale == 1 && p.combine != Combine::kAdd) {
     const int64_t row = p.taps() * p.width * element_bytes;

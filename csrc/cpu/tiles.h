@@ -7,6 +7,12 @@
 
 namespace dynfilters::cpu {
 
+// K, if windows are K rows and columns of 3, 5 or 7, one apart, else 0.
+inline int64_t window_of(const Problem& p) {
+  const bool window = p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7) && p.stride == 1 && p.dilation == 1;
+  return window ? p.kh : 0;
+}
+
 struct Tile {
   int64_t row, col, rows, cols;  // of windows
 };
@@ -26,7 +32,10 @@ enum class Way {
   kPlanar,  // any strides: packed, tile by tile (plan.h)
   kFlat,    // dense planes, read in place (flat.h)
   kPixels,  // vectors of channels, packed or where they are (pixel_rows.h)
+  kTurned,  // the same, of small dense planes that are turned over first (turned.h)
 };
+
+inline bool is_by_pixels(Way way) { return way == Way::kPixels || way == Way::kTurned; }
 
 struct Route {
   Way way;

@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from dynfilters.checks import check_tensor
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 AXES = ("batch", "height", "width")
 # Small maps would be 1×1 deep in a network, and a size of 1 is a special case to torch.export:
@@ -91,7 +93,7 @@ def _axes(i: int, tensor: Tensor, first: Tensor, names: Sequence[str]) -> dict[i
     }
 
 
-def check_ranges(program: torch.export.ExportedProgram, axes: Axes) -> None:
+def check_ranges(program: ExportedProgram, axes: Axes) -> None:
     """`ExportError` if the graph does not hold for all sizes of an axis that was to be free.
 
     Where a branch was taken because an axis is longer than so and so much, it holds for longer
@@ -109,7 +111,9 @@ def check_ranges(program: torch.export.ExportedProgram, axes: Axes) -> None:
             _check_range(axis_name, program.range_constraints.get(size.node.expr))
 
 
-def _check_range(name: str, known: ValueRanges | None) -> None:
+def _check_range(name: str, known: Any) -> None:
+    from torch.utils._sympy.numbers import int_oo  # with sympy, which takes long to import
+
     if known is None:
         return
     if known.upper != int_oo:

@@ -14,11 +14,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from dynfilters.export.inputs import (
@@ -35,6 +34,9 @@ from dynfilters.export.inputs import (
 )
 from dynfilters.export.verification import deviation
 from dynfilters.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 COMPILED = "/data/aotinductor/"  # part of the names in an archive of AOTInductor's
 
@@ -104,7 +106,8 @@ def load_program(path: str | os.PathLike) -> Callable[..., Any]:
 
 
 def _exported(module: nn.Module, inputs: Sequence[Tensor], axes: Axes) -> ExportedProgram:
-    shapes = tuple({axis: Dim.DYNAMIC for axis in named} for named in axes)
+    free = torch.export.Dim.DYNAMIC
+    shapes = tuple(dict.fromkeys(named, free) for named in axes)
     try:
         with quiet():
             program = torch.export.export(
@@ -122,7 +125,7 @@ def _run(called: Callable[..., Any]) -> Callable[[Sequence[Tensor]], list[Tensor
 
 
 def _compile(program: ExportedProgram, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+    with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as directory:
         made = torch._inductor.aoti_compile_and_package(
             program, package_path=str(Path(directory) / path.name)
         )

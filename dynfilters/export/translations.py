@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from onnxscript import opset18 as op
 
@@ -27,6 +28,7 @@ from dynfilters.ops.reference import Geometry
 
 END = torch.iinfo(torch.int64).max  # of a slice that goes to the end
 HALF = ("FLOAT16", "BFLOAT16")
+FLOAT = ir.DataType.FLOAT
 
 
 def translations() -> dict[Callable, Callable]:
@@ -165,7 +167,7 @@ def _activated(taps, name: str, gain: float, std, eps: float) -> Any:
         out = op.Softmax(taps, axis=2)
     else:
         out = {"sigmoid": op.Sigmoid, "tanh": op.Tanh}[name](taps)
-    return _shaped(out, taps)
+    return _described(out, taps.shape, taps.dtype)
 
 
 def _normalized(taps, gain: float, std, eps: float) -> Any:
@@ -204,14 +206,14 @@ def _like(x, value: float) -> Any:
 
 
 def _widened(x) -> Any:
-    return _shaped(op.Cast(x, to=1), x) if x.dtype.name in HALF else x  # 1 is float32
+    return _described(op.Cast(x, to=FLOAT.value), x.shape, FLOAT) if x.dtype.name in HALF else x
 
 
 def _narrowed(y, x) -> Any:
     return op.Cast(y, to=x.dtype.value) if x.dtype.name in HALF else y
 
 
-def _shaped(y, x) -> Any:
-    """y, which has the shape of x: the exporter knows that of no value made in between."""
-    y.shape = x.shape
-    return y
+def _described(value, shape, dtype) -> Any:
+    """The value, with what the exporter does not know of one that is made in between."""
+    value.shape, value.dtype = shape, dtype
+    return value

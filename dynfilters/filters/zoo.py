@@ -130,6 +130,18 @@ def filter_classes() -> tuple[type[nn.Module], ...]:
     return tuple(factory for factory in factories if isinstance(factory, type))
 
 
+def filters_in(model: nn.Module) -> list[FilterInfo]:
+    """The facts of the registered filters that a network has, by name.
+
+    >>> import dynfilters
+    >>> [info.name for info in filters_in(dynfilters.create_model("rednet26"))]
+    ['involution']
+    """
+    kinds = {type(module) for module in model.modules()}
+    entries = (_filters.get(name) for name in _filters.names())
+    return [entry.info for entry in entries if entry.factory in kinds]
+
+
 def create_filter(
     name: str,
     in_channels: int,

@@ -3,6 +3,7 @@
 from dynfilters.models import variants
 from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from dynfilters.models.pretrained import from_pretrained, push_to_hub, save_pretrained
 from dynfilters.models.registry import create_model, list_models, model_summary, register_model
 from dynfilters.models.replacements import Replacement, Replacements, Skipped
 from dynfilters.models.resnet import ResNet
@@ -24,12 +25,15 @@ __all__ = [
     "SmallResNet",
     "Stage",
     "create_model",
+    "from_pretrained",
     "list_models",
     "load_model",
     "model_summary",
+    "push_to_hub",
     "read_checkpoint",
     "register_model",
     "save_model",
+    "save_pretrained",
     "swap_filters",
     "variants",
 ]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from dynfilters.checks import check_choice, check_positive, check_share
+from dynfilters.models.mixin import PretrainedMixin
 
 POOLS = {
     "avg": lambda: nn.AdaptiveAvgPool2d(1),
@@ -50,7 +51,7 @@ class FeatureInfo(tuple[Stage, ...]):
         return [stage.names[-1] for stage in self]
 
 
-class Backbone(nn.Module):
+class Backbone(PretrainedMixin, nn.Module):
     """A network for images: stages one behind the other, pooling, dropout, a linear classifier.
 
     A subclass makes its submodules, then calls `_add_head` with the stages that they form.
@@ -148,7 +149,7 @@ class Backbone(nn.Module):
         self._set_head(num_classes, global_pool)
 
 
-class FeatureMaps(nn.Module):
+class FeatureMaps(PretrainedMixin, nn.Module):
     """The feature maps of some stages of a backbone, whose submodules it takes over.
 
     They keep their names: the state dict is the backbone's, without the stages behind the last

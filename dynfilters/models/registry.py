@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 
@@ -70,14 +71,16 @@ def create_model(
     [512, 1024, 2048]
     """
     make = _models.get(name)
+    if out_indices is not None and not features_only:
+        raise ValueError(f"out_indices: expected None without features_only, got {out_indices}")
     for key, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if value is not None:
             options[key] = value
-    if not features_only:
-        if out_indices is not None:
-            raise ValueError(f"out_indices: expected None without features_only, got {out_indices}")
-        return make(**options)
     model = make(**options)
-    if not isinstance(model, Backbone):
-        raise ValueError(f"features_only: expected a model with feature maps, got {name!r}")
-    return FeatureMaps(model, out_indices)
+    if features_only:
+        if not isinstance(model, Backbone):
+            raise ValueError(f"features_only: expected a model with feature maps, got {name!r}")
+        model = FeatureMaps(model, out_indices)
+        options |= {"features_only": True, "out_indices": model.out_indices}
+    model.made_with = {"name": name, **copy.deepcopy(options)}  # for `models.pretrained`
+    return model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dynfilters.checks import check_choice, check_positive
 from dynfilters.filters import create_filter
 from dynfilters.models.blocks import checked_options
+from dynfilters.models.mixin import PretrainedMixin
 from dynfilters.models.registry import register_model
 
 
@@ -40,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 @register_model("small_resnet")
-class SmallResNet(nn.Module):
+class SmallResNet(PretrainedMixin, nn.Module):
     """A stem, `depth` residual blocks of `width` channels, average pooling, a linear classifier.
 
     After the network for CIFAR-10 of "Deep Residual Learning for Image Recognition" (CVPR 2016,

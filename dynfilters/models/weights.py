@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dynfilters.files import write_atomically
 from dynfilters.models.checkpoints import CheckpointError
-from dynfilters.models.registry import create_model
-
-NUMBERS = ("num_classes", "in_chans")
+from dynfilters.models.recipe import Recipe
 
 
 def save_model(
     model: nn.Module,
     path: str | Path,
     name: str,
-    num_classes: int,
-    in_chans: int,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
     facts: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a network's weights as .safetensors, for `load_model` to make it from.
 
     The file appears whole or not at all; one that is there already is replaced.
 
     Args:
-        model: as `create_model(name, num_classes, in_chans)` made it.
+        model: as `create_model(name, num_classes, in_chans, **options)` made it.
         path: of the file, which ends in .safetensors.
-        name, num_classes, in_chans: what it was made with.
+        name, num_classes, in_chans, options: what it was made with; options are plain data, as
+            JSON has it.
         facts: further ones to keep in the file, texts by name.
 
     Raises:
-        ValueError: the path does not end in .safetensors, or the model differs in its tensors
-            from one made with these arguments.
+        ValueError: the path does not end in .safetensors, the options are no plain data, or the
+            model differs in its tensors from one made with these arguments.
         OSError: the file cannot be written.
     """
     from safetensors.torch import save
@@ -44,9 +44,10 @@ def save_model(
     if path.suffix != ".safetensors":
         raise ValueError(f"path: expected one that ends in .safetensors, got {str(path)!r}")
     state = model.state_dict()
-    if misfit := _misfit(state, name, num_classes, in_chans):
+    recipe = Recipe(name, num_classes, in_chans, dict(options or {}))
+    made_with = recipe.as_texts()
+    if misfit := recipe.misfit(state):
         raise ValueError(f"model: expected that called {name!r}, got another: {misfit}")
-    made_with = {"model": name, "num_classes": str(num_classes), "in_chans": str(in_chans)}
     # Tensors that share memory, which safetensors refuses, become two.
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     write_atomically(path, save(tensors, {"format": "pt", **(facts or {}), **made_with}))
@@ -58,23 +59,29 @@ def load_model(path: str | Path) -> nn.Module:
     `CheckpointError`, a `ValueError`, if the file cannot be read, does not say which network it
     is for, or does not fit that.
     """
-    facts, state = _read(Path(path))
-    missing = [key for key in ("model", *NUMBERS) if key not in facts]
-    if missing:
-        raise CheckpointError(f"{path}: expected a file of dynfilters, says no {missing[0]}")
+    facts, state = read_weights(Path(path))
+    return build(path, lambda: Recipe.of_texts(facts), state)
+
+
+def build(path: str | Path, read: Callable[[], Recipe], state: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a recipe describes, with these weights.
+
+    `CheckpointError`, about `path`, if the recipe cannot be read or made, or does not fit them.
+    """
     try:
-        made_with = facts["model"], *(int(facts[key]) for key in NUMBERS)
-        misfit = _misfit(state, *made_with)
+        recipe = read()
+        misfit = recipe.misfit(state)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: names a network that cannot be made: {error}") from error
     if misfit:
-        raise CheckpointError(f"{path}: does not fit {facts['model']!r}: {misfit}")
-    model = create_model(*made_with)
+        raise CheckpointError(f"{path}: does not fit {recipe.name!r}: {misfit}")
+    model = recipe.make()
     model.load_state_dict(state)
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The facts and the tensors in a .safetensors; `CheckpointError` if it is none, or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -82,21 +89,3 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is no whole .safetensors ({error})") from error
-
-
-def _misfit(state: Mapping[str, Tensor], *made_with: object) -> str | None:
-    """How tensors differ from those of a network; None if they do not.
-
-    Seen on the meta device: a file may name a network that would not fit into memory.
-    """
-    with torch.device("meta"):
-        expected = create_model(*made_with).state_dict()
-    missing, unexpected = sorted(expected.keys() - state), sorted(state.keys() - expected)
-    misshaped = [
-        f"{key}: {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
-        for key in sorted(expected.keys() & state)
-        if state[key].shape != expected[key].shape
-    ]
-    if not (missing or unexpected or misshaped):
-        return None
-    return f"missing {missing}, unexpected {unexpected}, mis-shaped {misshaped}"

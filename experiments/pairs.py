@@ -147,10 +147,10 @@ def to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     return torch.stack([red, green, blue]).clamp(0, 1)
 
 
-def as_rgb(target: Tensor, guide: Tensor | None) -> Tensor:
-    """What a target looks like, (3, H, W): colour differences with their luminance; depth grey."""
+def as_rgb(target: Tensor) -> Tensor:
+    """What a target looks like, (3, H, W): depth in grey, colour differences on even grey."""
     if len(target) == 2:
-        return to_rgb(guide, target)
+        return to_rgb(torch.full_like(target[:1], 0.5), target)
     return target.clamp(0, 1).expand(3, -1, -1)
 
 

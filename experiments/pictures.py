@@ -35,7 +35,7 @@ def render(plot: Plot) -> bytes:
     with matplotlib.rc_context(LOOK):
         plot.draw().savefig(buffer, format="png", metadata={"Software": None})
     with Image.open(buffer) as image:
-        return _palette(image.convert("RGB"))
+        return _palette(image.convert("RGB"), plot.colors)
 
 
 def fit(pictures: Mapping[str, bytes], budget: int) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def _shrink(data: bytes) -> bytes:
         return _palette(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _palette(image: Image.Image) -> bytes:
+def _palette(image: Image.Image, colors: int = COLORS) -> bytes:
     buffer = io.BytesIO()
-    image.quantize(COLORS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    image.quantize(colors, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -168,9 +168,9 @@ def cut_crops(pairs: Sequence[Pair], outputs: Sequence[Tensor], scale: int) -> b
     index, top, left = hardest([pair.target for pair in pairs], scale)
     pair = pairs[index]
     images = {
-        "truth": as_rgb(pair.target, pair.guide),
-        "input": as_rgb(_blocks(pair.target, scale), pair.guide),
-        "output": as_rgb(outputs[index], pair.guide),
+        "truth": as_rgb(pair.target),
+        "input": as_rgb(_blocks(pair.target, scale)),
+        "output": as_rgb(outputs[index]),
     }
     if pair.guide is not None:
         images["guide"] = pair.guide.expand(3, -1, -1)

@@ -16,6 +16,10 @@ from dynfilters.registry import UnknownNameError
 # What the network sets itself, of the options that an upsampler may have.
 OWN = ("in_channels", "out_channels", "scale", "stride", "guide_channels")
 
+# The slope of the leaky ReLU below 0. With none, a network that starts from interpolation, at
+# the rate that such short training needs, now and then dies within the first steps.
+LEAK = 0.1
+
 
 class Interpolation(nn.Module):
     """`torch.nn.functional.interpolate` with half-pixel centres: no parameters, no guide.
@@ -75,9 +79,10 @@ def list_upsamplers() -> list[str]:
 class GuidePyramid(nn.Module):
     """What each stage is to know of the guide, from the coarsest to the finest.
 
-    f_n = relu(W₂ ∗ relu(W₁ ∗ guide)) by 3×3 convolutions, and f_{i−1} = relu(V_i ∗ f_i) by a 2×2
-    one of stride 2. Stage i goes from the grid of f_{i−1} to that of f_i: with `as_cells` it gets
-    the four pixels of f_i in each cell of its input as channels, otherwise f_{i−1}.
+    f_n = ρ(W₂ ∗ ρ(W₁ ∗ guide)) by 3×3 convolutions, and f_{i−1} = ρ(V_i ∗ f_i) by a 2×2 one of
+    stride 2; ρ is the leaky ReLU. Stage i goes from the grid of f_{i−1} to that of f_i: with
+    `as_cells` it gets the four pixels of f_i in each cell of its input as channels, otherwise
+    f_{i−1}.
 
     Shapes: guide (B, C, H·2ⁿ, W·2ⁿ) → n tensors (B, 4·width or width, H·2^{i−1}, W·2^{i−1}), and
         f_n (B, width, H·2ⁿ, W·2ⁿ).
@@ -85,17 +90,17 @@ class GuidePyramid(nn.Module):
 
     def __init__(self, channels: int, width: int, stages: int, as_cells: bool) -> None:
         super().__init__()
-        self.encode = nn.Sequential(_conv(channels, width), nn.ReLU(), _conv(width, width))
+        self.encode = nn.Sequential(_conv(channels, width), nn.LeakyReLU(LEAK), _conv(width, width))
         # As cells the coarsest features, on the grid of x, would be made for nothing.
         steps = max(0, stages - as_cells)
         self.reduce = nn.ModuleList(nn.Conv2d(width, width, 2, stride=2) for _ in range(steps))
         self.stages, self.as_cells = stages, as_cells
 
     def forward(self, guide: Tensor) -> tuple[list[Tensor], Tensor]:
-        finest = torch.relu(self.encode(guide))
+        finest = leaky(self.encode(guide))
         found = [finest]
         for reduce in self.reduce:
-            found.append(torch.relu(reduce(found[-1])))
+            found.append(leaky(reduce(found[-1])))
         if self.as_cells:
             seen = [functional.pixel_unshuffle(features, 2) for features in found]
         else:
@@ -106,10 +111,10 @@ class GuidePyramid(nn.Module):
 class UpsamplingNet(nn.Module):
     """y = bilinear(x) + head(up_n(… up_1(trunk(x), g_1) …, g_n)), each up_i finer by 2.
 
-    The trunk and the head are two 3×3 convolutions each, on the grids of x and of y; a ReLU
-    follows each up_i. The guide is an image of another modality on y's grid; g_i is what
-    `GuidePyramid` makes of it. The head ends in zeros, so that training starts from bilinear
-    interpolation.
+    The trunk and the head are two 3×3 convolutions each, on the grids of x and of y, with a
+    leaky ReLU between them, and another after each up_i. The guide is an image of another
+    modality on y's grid; g_i is what `GuidePyramid` makes of it. The head ends in zeros, so that
+    training starts from bilinear interpolation.
 
     The outline is that of joint upsampling in Zhou et al., "Decoupled Dynamic Filter Networks",
     CVPR 2021, https://arxiv.org/abs/2104.14107, after Su et al., "Pixel-Adaptive Convolutional
@@ -153,7 +158,7 @@ class UpsamplingNet(nn.Module):
         if guide_channels is None and fuse:
             raise ValueError("fuse: expected False without guide_channels, got True")
         self.guide_channels, self.fuse = guide_channels, fuse
-        self.trunk = nn.Sequential(_conv(channels, width), nn.ReLU(), _conv(width, width))
+        self.trunk = nn.Sequential(_conv(channels, width), nn.LeakyReLU(LEAK), _conv(width, width))
         stages = scale.bit_length() - 1
         guided = guide_channels is not None
         self.upsamplers = nn.ModuleList(
@@ -161,7 +166,7 @@ class UpsamplingNet(nn.Module):
         )
         self.guide = self._make_guide(filter, width) if guided else None
         self.head = nn.Sequential(
-            _conv(width * (1 + fuse), width), nn.ReLU(), _conv(width, channels)
+            _conv(width * (1 + fuse), width), nn.LeakyReLU(LEAK), _conv(width, channels)
         )
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
@@ -179,7 +184,7 @@ class UpsamplingNet(nn.Module):
         seen, finest = ([], None) if self.guide is None else self.guide(guide)
         y = self.trunk(x)
         for upsampler, one in zip_longest(self.upsamplers, seen):
-            y = torch.relu(upsampler(y) if one is None else upsampler(y, one))
+            y = leaky(upsampler(y) if one is None else upsampler(y, one))
         y = self.head(torch.cat([y, finest], 1) if self.fuse else y)
         return interpolate(x, self.scale) + y
 
@@ -238,6 +243,11 @@ def check_scale(scale: int) -> int:
     if scale < 2 or scale & (scale - 1):
         raise ValueError(f"scale: expected a power of 2 of at least 2, got {scale}")
     return scale
+
+
+def leaky(x: Tensor) -> Tensor:
+    """max(x, LEAK·x)."""
+    return functional.leaky_relu(x, LEAK)
 
 
 def _takes_any_guide(name: str) -> bool:

@@ -94,8 +94,8 @@ def check_profiled(cfg: DictConfig) -> None:
 def check_upsampling(cfg: DictConfig) -> None:
     """`ValueError` if pairs or network have no good setting, or the filter does not fit in."""
     check_pairs(cfg.pairs)
+    check_settings(cfg.upsample)
     config = canonical(cfg)
-    check_settings(config["upsample"])
     check_network(config["filter"], config["upsample"], is_guided(cfg.pairs.name))
 
 

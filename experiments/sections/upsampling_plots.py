@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Piece:
 def read_crops(job: Job) -> Images | None:
     """What the job has left in `crops.npz`; None if it is missing or damaged."""
     try:
-        with np.load(job.directory / CROPS, allow_pickle=False) as file:
+        content = io.BytesIO((job.directory / CROPS).read_bytes())
+        with np.load(content, allow_pickle=False) as file:
             images = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -16,7 +16,7 @@ ablation: $(VENV)/experiments  ## The main job: activations and filters compared
 	@echo "report: $(abspath $(SWEEP))/report.html"
 
 # Exit status 1: some jobs failed, which the page says.
-results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradient flow and memory
+results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradient flow, memory and upsampling
 	@for name in table_a table_b gradient_flow gradient_flow_plain memory upsampling; do \
 	  $(PY) -m experiments.ablate -m experiment=$$name || test $$? -eq 1 || exit 1; \
 	done

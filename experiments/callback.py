@@ -13,7 +13,7 @@ import itertools
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -130,9 +130,16 @@ def describe_result(result: dict[str, Any]) -> str:
     if result["status"] == "failed":
         return f"{job}: failed: {error_line(result)}"
     what = "finished before, not run again" if result.get("resumed") else f"{result['seconds']} s"
-    accuracy = result["metrics"].get("accuracy")
-    found = "measured" if accuracy is None else f"accuracy {accuracy:.3f}"
-    return f"{job}: {found} ({what})"
+    return f"{job}: {describe_finding(result['metrics'])} ({what})"
+
+
+def describe_finding(metrics: Mapping[str, Any]) -> str:
+    """What the job was made to find: an accuracy, a PSNR, or whatever it measured."""
+    if metrics.get("accuracy") is not None:
+        return f"accuracy {metrics['accuracy']:.3f}"
+    if metrics.get("psnr") is not None:
+        return f"PSNR {metrics['psnr']:.2f} dB"
+    return "measured"
 
 
 def error_line(result: dict[str, Any]) -> str:

@@ -16,9 +16,11 @@ import dynfilters
 from dynfilters.checks import check_positive
 from dynfilters.models import list_models
 from dynfilters.registry import UnknownNameError
+from experiments.candidates import check_network, check_settings
 from experiments.confighash import canonical
 from experiments.data import check_data
 from experiments.files import check_room, check_writable
+from experiments.pairs import check_pairs, is_guided
 from experiments.plugins import import_plugins
 from experiments.sizes import check_seconds
 from experiments.training import OPTIMIZERS
@@ -89,7 +91,15 @@ def check_profiled(cfg: DictConfig) -> None:
         raise CheckError(f"filter: {error}") from error
 
 
-CHECKS = {"train": check_training, "profile": check_profiled}
+def check_upsampling(cfg: DictConfig) -> None:
+    """`ValueError` if pairs or network have no good setting, or the filter does not fit in."""
+    check_pairs(cfg.pairs)
+    check_settings(cfg.upsample)
+    config = canonical(cfg)
+    check_network(config["filter"], config["upsample"], is_guided(cfg.pairs.name))
+
+
+CHECKS = {"train": check_training, "profile": check_profiled, "upsample": check_upsampling}
 
 
 def check_filter(options: Mapping[str, Any]) -> None:

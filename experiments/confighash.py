@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import dynfilters
+from experiments.candidates import STAND_INS, fit_candidate
 from experiments.plugins import import_plugins
 from experiments.sizes import fit_sizes
 
@@ -21,9 +22,12 @@ from experiments.sizes import fit_sizes
 NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})
 
 # Settings that have no part in a job of this kind.
+TRAINING = frozenset({"model", "data", "optim", "probe", "measure"})
+UPSAMPLING = frozenset({"pairs", "upsample"})
 FOREIGN = {
-    "train": frozenset({"profile"}),
-    "profile": frozenset({"model", "data", "optim", "probe", "measure"}),
+    "train": UPSAMPLING | {"profile"},
+    "profile": TRAINING | UPSAMPLING,
+    "upsample": TRAINING | {"profile"},
 }
 # Options that a filter accepts for the sake of its relatives, and that change nothing.
 WITHOUT_EFFECT = {
@@ -41,15 +45,20 @@ def canonical(cfg: DictConfig) -> dict[str, Any]:
     Two configurations of the same computation give equal data: an activation of null is
     replaced by the filter's own, a static filter has none, an option left out has its default,
     and settings that have no part in this kind of job are left out. `ValueError` if the sizes
-    of a profile are no good.
+    of a profile, or the settings of an upsampling network, are no good.
     """
     left_out = NOT_HASHED | FOREIGN.get(cfg.task, frozenset())
     plain = {key: _plain(cfg, key) for key in sorted(cfg) if key not in left_out}
-    if isinstance(plain.get("filter"), Mapping):
+    if not isinstance(plain.get("filter"), Mapping):
+        return _whole_numbers(plain)
+    if cfg.task == "upsample":
+        fitted = fit_candidate(plain["filter"], plain["upsample"], plain["pairs"])
+        plain["filter"], plain["upsample"] = fitted
+    if plain["filter"]["name"] not in STAND_INS:
         plain["filter"] = canonical_filter(plain["filter"])
-        if cfg.task == "profile":
-            fitted = fit_sizes(plain["filter"], plain["profile"], plain["device"])
-            plain["filter"], plain["profile"] = fitted
+    if cfg.task == "profile":
+        fitted = fit_sizes(plain["filter"], plain["profile"], plain["device"])
+        plain["filter"], plain["profile"] = fitted
     return _whole_numbers(plain)
 
 

@@ -147,7 +147,7 @@ def plots() -> list[Plot]:
 
 def main(arguments: list[str]) -> None:
     directory = Path(arguments[0] if arguments else "docs/pictures")
-    draw_all(plots(), directory, colors=None)  # photographs need more than a palette
+    draw_all(plots(), directory)
     print(f"pictures: {directory}")
 
 

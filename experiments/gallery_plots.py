@@ -42,6 +42,7 @@ def draw_taps(name: str, photo: Tensor, spatial: Tensor, kernel_size: tuple[int,
         "kernel: the mean is the number, the colour how far a position departs from it.",
         f"{height * width} maps of the taps of {name} over a photograph of a cat.",
         draw,
+        colors=None,
     )
 
 
@@ -84,6 +85,7 @@ def draw_adaptivity(
         "channel.",
         "Five rows of small kernels, one row a filter, under marked photographs.",
         draw,
+        colors=None,
     )
 
 
@@ -116,6 +118,7 @@ def draw_idea(photo: Tensor, taps: Taps, model: nn.Module) -> Plot:
         "Two branches generate taps from the feature map; one op applies them to it.",
         "A photograph, arrows to two sets of taps, and an arrow to the filtered photograph.",
         draw,
+        colors=None,
     )
 
 

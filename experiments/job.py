@@ -24,11 +24,13 @@ from experiments.results import (
 )
 from experiments.train_job import train_job
 from experiments.training import seeded
+from experiments.upsample_job import upsample_job
 
 # task → (configuration, directory, progress) → parts of the result, each as soon as it is known.
 TASKS: Mapping[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "train": train_job,
     "profile": profile_job,
+    "upsample": upsample_job,
 }
 
 
@@ -72,7 +74,7 @@ def identify(config: Mapping[str, Any]) -> dict[str, Any]:
         "filter": config["filter"]["name"],
         "activation": name_activation(config["filter"]),
         "model": config.get("model", {}).get("name"),
-        "data": config.get("data", {}).get("name"),
+        "data": config.get("data", config.get("pairs", {})).get("name"),
         "seed": config["seed"],
         "device": describe_device(config["device"], config["threads"]),
         "versions": versions(config["device"]),

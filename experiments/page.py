@@ -56,6 +56,7 @@ def facts(sweep: Sweep) -> list[tuple[str, list[str]]]:
     jobs = sweep.jobs
     trained = [job for job in jobs if job.task == "train"]
     profiled = [job for job in jobs if job.task == "profile"]
+    upsampled = [job for job in jobs if job.task == "upsample"]
     runs = [run for run in sweep.facts.get("runs", []) if isinstance(run, dict)]
     found = [
         ("Jobs", [f"{count_jobs(sweep)}; {_minutes(jobs)} of computing"]),
@@ -63,6 +64,8 @@ def facts(sweep: Sweep) -> list[tuple[str, list[str]]]:
         ("Device", _values(jobs, "device")),
         *((name.capitalize(), _settings(trained, f"config.{name}.")) for name in SETTINGS),
         ("Profile", _settings(profiled, "config.profile.")),
+        ("Pairs", _settings(upsampled, "config.pairs.")),
+        ("Upsampling", _settings(upsampled, "config.upsample.")),
         ("Versions", _settings(jobs, "versions.")),
     ]
     return [(name, values) for name, values in found if values]

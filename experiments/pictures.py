@@ -19,27 +19,25 @@ NARROWEST = 480
 STEP = 0.8
 
 
-def draw_all(
-    plots: Iterable[Plot], directory: Path, colors: int | None = COLORS
-) -> dict[str, bytes]:
+def draw_all(plots: Iterable[Plot], directory: Path) -> dict[str, bytes]:
     """Draws each plot to `directory/NAME.png`; the pictures as PNG, by name."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for plot in plots:
-        drawn[plot.name] = render(plot, colors)
+        drawn[plot.name] = render(plot)
         write_atomically(directory / f"{plot.name}.png", drawn[plot.name])
     return drawn
 
 
-def render(plot: Plot, colors: int | None = COLORS) -> bytes:
-    """The plot as a PNG with a palette: a third of the bytes that full colour, None, takes."""
+def render(plot: Plot) -> bytes:
+    """The plot as a PNG, mostly with a palette: a third of the bytes that full colour takes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(LOOK):
         plot.draw().savefig(buffer, format="png", metadata={"Software": None})
-    if colors is None:
+    if plot.colors is None:
         return buffer.getvalue()
     with Image.open(buffer) as image:
-        return _palette(image.convert("RGB"), colors)
+        return _palette(image.convert("RGB"), plot.colors)
 
 
 def fit(pictures: Mapping[str, bytes], budget: int) -> dict[str, bytes]:

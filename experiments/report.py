@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from experiments import tables
+from experiments.contests import contest_table
 from experiments.files import check_writable, write_atomically
 from experiments.page import REPORT, render_report
 from experiments.pictures import draw_all
@@ -46,8 +47,9 @@ def build_report(directory: Path, baseline: str = BASELINE) -> Path:
 
 
 def write_tables(study: Study) -> None:
-    """A row a job as CSV; as Markdown and LaTeX a table for each kind of job that there is."""
+    """A row a job as CSV; as Markdown and LaTeX a table for each kind of job, and each contest."""
     found = [table for table in (study.training_table, study.profile_table) if table is not None]
+    found += [contest_table(contest) for contest in study.contests]
     directory = study.sweep.directory
     write_atomically(directory / "results.csv", tables.jobs_csv(study.jobs))
     write_atomically(directory / "results.md", "\n".join(map(tables.to_markdown, found)))

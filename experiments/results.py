@@ -17,6 +17,7 @@ RESULT = "result.json"
 GRADIENTS = "gradients.csv"
 LAYERS = "layers.csv"
 HISTORY = "history.csv"
+CROPS = "crops.npz"
 SWEEP = "sweep.json"
 MEASURED = {
     "metrics": ("accuracy", "loss"),
@@ -25,7 +26,7 @@ MEASURED = {
 }
 # What a job did where its result does not say so: there was nothing else at first.
 DEFAULT_TASK = "train"
-TASKS = (DEFAULT_TASK, "profile")
+TASKS = (DEFAULT_TASK, "profile", "upsample")
 # Over these first steps the networks are still alike, whatever their filters: later on a smaller
 # gradient may only mean a smaller loss.
 EARLY_STEPS = 20
@@ -133,7 +134,7 @@ class Job:
 
     @property
     def task(self) -> str:
-        """What the job did: "train", or "profile" if it measured a filter."""
+        """What the job did: "train", "profile" (measured a filter), or "upsample"."""
         return self.result.get("task", DEFAULT_TASK)
 
     @property

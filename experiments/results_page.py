@@ -1,4 +1,4 @@
-"""The results page of this repository: the paper's tables, the gradient study and memory.
+"""The results page of this repository: the paper's tables, gradients, memory and upsampling.
 
     python -m experiments.results_page [outputs [docs/results.md]]
 
@@ -19,7 +19,7 @@ from experiments.files import check_writable, write_atomically
 from experiments.page import facts
 from experiments.pictures import draw_all
 from experiments.results import load_sweep
-from experiments.sections import adaptivity, depth, memory, resolution
+from experiments.sections import adaptivity, depth, memory, resolution, upsampling
 from experiments.sections.parts import Box, Item, Listing, Plot, Section, Sheet
 from experiments.sections.problems import build_failed, build_unusable
 from experiments.study import Study
@@ -34,6 +34,7 @@ SECTIONS: Mapping[str, Callable[[Study], Section | None]] = {
     "table_b": adaptivity.build,
     "gradient_flow": depth.build,
     "memory": memory.build,
+    "upsampling": upsampling.build,
 }
 HEAD = """# Results
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from experiments.claim import Comparison, compare_all
+from experiments.contests import Contest, make_contests
 from experiments.results import Job, Sweep
 from experiments.summary import Group, Row, make_groups, make_rows
 from experiments.tables import Table, profile_table, training_table
@@ -37,8 +38,18 @@ class Study:
         return [job for job in self.jobs if job.ok and job.task == "profile"]
 
     @cached_property
+    def upsampled(self) -> list[Job]:
+        """The jobs that make images finer, failed ones among them."""
+        return [job for job in self.jobs if job.task == "upsample"]
+
+    @cached_property
+    def contests(self) -> list[Contest]:
+        """Those by task and scale, each candidate against bilinear interpolation."""
+        return make_contests(self.upsampled)
+
+    @cached_property
     def failed(self) -> list[Job]:
-        """The jobs of either kind that left an error in place of numbers."""
+        """The jobs of any kind that left an error in place of numbers."""
         return [job for job in self.jobs if not job.ok]
 
     @cached_property

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynfilters.diagnostics import (
     GradientProbe,
@@ -51,7 +51,8 @@ def train_job(
     loss, accuracy = evaluate(model, data.test_x, data.test_y)
     trained = {key: history[-1][key] for key in ("train_accuracy", "train_loss")}
     yield {"metrics": {"accuracy": accuracy, "loss": loss, **trained}}
-    yield measure(model, data, **config["measure"])
+    options = config["measure"]
+    yield measure(model, [data.train_x[: options["batch_size"]]], options["seconds"])
 
 
 def run_training(
@@ -82,20 +83,22 @@ def build(config: Mapping[str, Any], data: Data) -> nn.Module:
     )
 
 
-def measure(model: nn.Module, data: Data, batch_size: int, seconds: float) -> dict[str, Any]:
-    """Parameters; MACs of one image; memory of a training step's batch, and latency if asked."""
-    x = data.train_x[:batch_size]
+def measure(model: nn.Module, inputs: Sequence[Tensor], seconds: float) -> dict[str, Any]:
+    """Parameters; MACs of one image; memory of the batch `inputs`, and latency if asked.
+
+    A model without parameters has no backward pass.
+    """
     model.train()
-    memory = measure_memory(lambda: model(x))
+    memory = measure_memory(lambda: model(*inputs))
     latency = dict.fromkeys(MEASURED["latency_ms"])
     if seconds:
         runs = {"min_run_time": seconds, "warmup": 1}  # the model has just been trained: it is warm
-        for way in ("forward", "backward"):
-            found = measure_latency(lambda: model(x), backward=way == "backward", **runs)
+        for way in ("forward", "backward") if count_parameters(model) else ("forward",):
+            found = measure_latency(lambda: model(*inputs), backward=way == "backward", **runs)
             latency.update({f"{way}_{p}": getattr(found, p) for p in PERCENTILES})
     return {
         "params": count_parameters(model),
-        "macs": count_macs(model, x[:1]),
+        "macs": count_macs(model, *(x[:1] for x in inputs)),
         "latency_ms": latency,
         "memory": {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes},
     }

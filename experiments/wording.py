@@ -15,9 +15,9 @@ def number(value: float | None, spec: str, factor: float = 1.0) -> str:
     return NOTHING if value is None else format(value * factor, spec)
 
 
-def signed(value: float) -> str:
-    """One decimal with a true minus sign; no sign before zero."""
-    text = f"{value:+.1f}"
+def signed(value: float, digits: int = 1) -> str:
+    """So many decimals with a true minus sign; no sign before zero."""
+    text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
@@ -48,12 +48,22 @@ def ratio(interval: Interval | None) -> str:
 
 def points(interval: Interval | None) -> str:
     """A difference of accuracies in percentage points, with its interval."""
+    return _difference(interval, 100, 1)
+
+
+def decibels(interval: Interval | None) -> str:
+    """A difference of decibels, with its interval."""
+    return _difference(interval, 1, 2)
+
+
+def _difference(interval: Interval | None, factor: float, digits: int) -> str:
     if interval is None:
         return NOTHING
-    text = signed(100 * interval.estimate)
+    text = signed(factor * interval.estimate, digits)
     if not interval.known:
         return f"{text} (one seed: no interval)"
-    return f"{text} ({signed(100 * interval.low)} to {signed(100 * interval.high)})"
+    low, high = (signed(factor * end, digits) for end in (interval.low, interval.high))
+    return f"{text} ({low} to {high})"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -120,6 +120,37 @@ def profile(
     }
 
 
+def upsampling(
+    filter: str = "ddf_up",
+    activation: str | None = None,
+    seed: int = 0,
+    psnr: float = 30.0,
+    pairs: tuple[str, int] = ("chroma", 4),
+    fuse: bool = False,
+    **filter_options,
+) -> dict:
+    """A finished job that made images finer."""
+    name, scale = pairs
+    settings = {"name": name, "scale": scale, "patch": 32, "held_out": ["coffee"]}
+    found = result(filter, activation, seed)
+    return {
+        **found,
+        "task": "upsample",
+        "config_hash": "-".join(map(str, (filter, seed, *pairs, fuse, filter_options))),
+        "metrics": {"accuracy": None, "loss": 0.001, "psnr": psnr, "images": {"coffee": psnr}},
+        "gradients": {},
+        "gradients_early": {},
+        "macs": 32 * 32 * 5000,
+        "config": {
+            "task": "upsample",
+            "filter": {"name": filter, **filter_options},
+            "pairs": settings,
+            "upsample": {"fuse": fuse},
+            "seed": seed,
+        },
+    }
+
+
 def depth_sweep(
     factors: dict[str, float],
     filter: str = "ddf",

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 import dynfilters
 from benchmarks.cases import GRIDS
 from experiments.ablate import CONF
+from experiments.candidates import PLAIN, STAND_INS
 from experiments.compose import NEEDS, choices, compose_choice
 from experiments.confighash import canonical, config_hash
 from experiments.files import flatten
@@ -150,6 +151,21 @@ def test_combine_has_every_variant_once_a_seed() -> None:
     assert {entry for entry in found if entry[0] == "ddf_spatial"} == {("ddf_spatial", "mul", 0.2)}
     assert len(found) == len({entry[2] for entry in found}) * 3 + 1
     assert len(sweep("combine")) == 3 * len(found)
+
+
+def test_upsampling_has_every_candidate_at_every_task_once_a_seed() -> None:
+    settings = ("pairs.name", "pairs.scale", "filter.name", "filter.combine", "seed")
+    candidates = [("ddf_up", "mul"), ("ddf_up", "add")]
+    names = ("carafe_up", *STAND_INS)
+    candidates += [(name, None) for name in names]
+    tasks = (("chroma", 4), ("depth", 4), ("photo", 2))
+    wanted = {(*t, *c, seed) for t, c, seed in product(tasks, candidates, range(3))}
+    assert swept("upsampling", *settings) == wanted
+    assert len(sweep("upsampling")) == len(wanted)
+    fused = {(*job, True) for job in wanted if job[0] != "photo" and job[2] not in PLAIN}
+    found = swept("upsampling_fused", *settings, "upsample.fuse")
+    assert {job for job in found if job[-1]} == fused
+    assert {job[2] for job in found if not job[-1]} == set(PLAIN)
 
 
 def test_slurm_takes_partition_time_cores_and_gpus_from_the_command_line() -> None:

@@ -29,9 +29,9 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_the_sections_tables_and_pictures_of_the_sweeps(sweeps, tmp_path) -> None:
     page = tmp_path / "results.md"
-    assert build_page(sweeps, page) == ["table_a", "table_b", "gradient_flow"]
+    assert build_page(sweeps, page) == ["table_a", "table_b", "gradient_flow", "upsampling"]
     text = page.read_text(encoding="utf-8")
-    assert "Not measured: table_a, table_b, gradient_flow." in text
+    assert "Not measured: table_a, table_b, gradient_flow, upsampling." in text
     assert "python -m experiments.ablate -m experiment=memory" in text
     assert "Device: cpu" in text
     assert "- `abc`: result.json is unreadable" in text
@@ -56,7 +56,7 @@ def test_it_says_whether_there_was_a_gpu(sweeps, tmp_path, monkeypatch) -> None:
 
 def test_the_command_says_what_is_missing(sweeps, tmp_path, capsys) -> None:
     assert results_page.main([str(sweeps), str(tmp_path / "docs" / "page.md")]) == 0
-    assert "table_a, table_b, gradient_flow" in capsys.readouterr().err
+    assert "table_a, table_b, gradient_flow, upsampling" in capsys.readouterr().err
     assert results_page.main([str(tmp_path / "none"), str(tmp_path / "page.md")]) == 1
     (tmp_path / "file").touch()
     assert results_page.main([str(sweeps), str(tmp_path / "file" / "page.md")]) == 2

@@ -10,6 +10,7 @@ from dynfilters.models.resnet import ResNet
 from dynfilters.models.shufflenet import ShuffleNetV2
 from dynfilters.models.small_resnet import SmallResNet
 from dynfilters.models.surgery import swap_filters
+from dynfilters.models.upsampler import UpsamplingNet
 from dynfilters.models.weights import load_model, save_model
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Skipped",
     "SmallResNet",
     "Stage",
+    "UpsamplingNet",
     "create_model",
     "from_pretrained",
     "list_models",

@@ -13,6 +13,7 @@ from experiments.sections import (
     memory,
     problems,
     resolution,
+    upsampling,
     verdict,
 )
 from experiments.sections.parts import Section
@@ -25,6 +26,7 @@ BUILDERS = (
     resolution.build,
     adaptivity.build,
     memory.build,
+    upsampling.build,
     accuracy.build,
     branches.build,
     gradients.build,
@@ -41,6 +43,7 @@ HEADLINES = (
     resolution.headline,
     adaptivity.headline,
     memory.headline,
+    upsampling.headline,
     verdict.headline,
     accuracy.headline,
 )

@@ -21,6 +21,7 @@ class Plot:
         caption: how it is to be read.
         alt: what it shows, for someone who does not see it.
         draw: makes the figure, under the report's style.
+        colors: of its palette, 256 at most; None for full colour, which photographs need.
     """
 
     kind: ClassVar[str] = "plot"
@@ -29,6 +30,7 @@ class Plot:
     caption: str
     alt: str
     draw: Callable[[], Figure]
+    colors: int | None = 128
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     python -m benchmarks.compiled [--model ddf_resnet50] [--device cuda] [--batch 4] [--size 224]
 
 In evaluation, and for a training step. Before anything is timed, the outputs and the gradients of
-both are compared. Target: at least as fast. Exit status 1 if numbers differ or it is missed.
+both are compared with those in float64. Target: at least as fast. Exit status 1 if numbers differ
+or it is missed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dynfilters.diagnostics.machine import describe_device
 from dynfilters.models import create_model
 
 PASSES = ("inference", "training")
-ALLOWED = 1e-3  # of the largest value, through all layers
+ALLOWED = 1e-4  # of the largest value
+SLACK = 3  # times eager's own error, which batch normalization of few samples enlarges by layers
 Run = Callable[[], Tensor]
 
 
@@ -37,16 +39,21 @@ def runs(options: argparse.Namespace, which: str) -> dict[str, Run]:
     size = options.batch, model.conv1.in_channels, options.size, options.size
     x = torch.randn(size, device=options.device).contiguous(memory_format=torch.channels_last)
     model.train(which == "training")
-    twins = {"eager": model, "compiled": copy.deepcopy(model)}
-    labels = torch.arange(options.batch, device=options.device)
+    twins = {"truth": copy.deepcopy(model).double(), "eager": model}
+    twins["compiled"] = copy.deepcopy(model)
     make = _inference if which == "inference" else _training
-    run = {name: make(twin, x, labels) for name, twin in twins.items()}
-    run["compiled"] = make(torch.compile(twins["compiled"], fullgraph=True), x, labels)
-    _check(which, run, twins)
-    return run
+    found = {
+        name: make(
+            torch.compile(twin, fullgraph=True) if name == "compiled" else twin,
+            x.double() if name == "truth" else x,
+        )
+        for name, twin in twins.items()
+    }
+    _check(which, found, twins)
+    return {name: run for name, run in found.items() if name != "truth"}
 
 
-def _inference(model: nn.Module, x: Tensor, labels: Tensor) -> Run:
+def _inference(model: nn.Module, x: Tensor) -> Run:
     def run() -> Tensor:
         with torch.no_grad():
             return model(x)
@@ -54,7 +61,9 @@ def _inference(model: nn.Module, x: Tensor, labels: Tensor) -> Run:
     return run
 
 
-def _training(model: nn.Module, x: Tensor, labels: Tensor) -> Run:
+def _training(model: nn.Module, x: Tensor) -> Run:
+    labels = torch.arange(len(x), device=x.device)
+
     def run() -> Tensor:
         model.zero_grad(set_to_none=True)
         loss = nn.functional.cross_entropy(model(x), labels)
@@ -64,16 +73,20 @@ def _training(model: nn.Module, x: Tensor, labels: Tensor) -> Run:
     return run
 
 
-def _check(which: str, run: dict[str, Run], twins: dict[str, nn.Module]) -> None:
-    """`ValueError` unless outputs and gradients agree; what is compiled is compiled here."""
-    found = {name: [run[name]()] for name in twins}
+def _check(which: str, found: dict[str, Run], twins: dict[str, nn.Module]) -> None:
+    """`ValueError` unless compiled is as near to float64 as eager; it is compiled here."""
+    results = {name: [run()] for name, run in found.items()}
     if which == "training":
         for name, twin in twins.items():
-            found[name].append(torch.cat([p.grad.flatten() for p in twin.parameters()]))
-    for ours, right in zip(found["compiled"], found["eager"], strict=True):
-        error = relative_error(ours, right)
-        if not error <= ALLOWED:
-            raise ValueError(f"{which}: compiled is off by {error:.1g} of the largest value")
+            gradients = [p.grad.flatten() for p in twin.parameters()]
+            results[name].append(torch.cat(gradients))
+    for right, *both in zip(*results.values(), strict=True):
+        eager, compiled = (relative_error(one, right) for one in both)
+        if not compiled <= max(ALLOWED, SLACK * eager):
+            raise ValueError(
+                f"{which}: compiled is off by {compiled:.1g} of the largest value, "
+                f"eager by {eager:.1g}"
+            )
 
 
 def speedup(options: argparse.Namespace, which: str) -> float:

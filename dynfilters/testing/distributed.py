@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynfilters.testing.report import NotApplicable
-from dynfilters.testing.subject import Subject, check_near
+from dynfilters.testing.subject import Subject, check_near, has_parameters
 
 PROCESSES = 2
 
@@ -26,7 +26,7 @@ def ddp(subject: Subject) -> None:
 def prepare(subject: Subject) -> tuple[nn.Module, Tensor]:
     """A layer to be trained, and a batch that can be shared out."""
     layer = subject.make()
-    if next(layer.parameters(), None) is None:
+    if not has_parameters(layer):
         raise NotApplicable("it has no parameters")
     return layer, subject.image(2 * PROCESSES)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from dynfilters.testing.report import NotApplicable
-from dynfilters.testing.subject import Subject, check_finite, check_near
+from dynfilters.testing.subject import Subject, check_finite, check_near, has_parameters
 
 HALF = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
@@ -31,16 +31,11 @@ def _near_float64(subject: Subject, dtype: torch.dtype) -> None:
     y = layer(x)
     assert y.dtype == dtype, f"y is {y.dtype}"
     check_near("y", y, copy.deepcopy(layer).double()(x.double()))
-    if layer_has_parameters(layer):
+    if has_parameters(layer):
         y.float().sum().backward()
     for name, parameter in layer.named_parameters():
         check_finite(f"gradient of {name}", parameter.grad)
         assert parameter.grad.dtype == dtype, f"gradient of {name} is {parameter.grad.dtype}"
-
-
-def layer_has_parameters(layer: nn.Module) -> bool:
-    """Whether anything in it can be trained."""
-    return next(layer.parameters(), None) is not None
 
 
 def float32(subject: Subject) -> None:
@@ -82,7 +77,7 @@ def grad_scaler(subject: Subject) -> None:
     half = HALF.get(subject.device.type)
     if half is None:
         raise NotApplicable(f"no autocast is known on {subject.device.type}")
-    if not layer_has_parameters(subject.make()):
+    if not has_parameters(subject.make()):
         raise NotApplicable("it has no parameters")
     for constant in (False, True):
         layer, x = subject.make(torch.float32).train(), subject.image(dtype=torch.float32)

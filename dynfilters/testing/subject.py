@@ -76,6 +76,11 @@ class Subject:
         return torch.randn(size, dtype=torch.float64).to(self.device, dtype)
 
 
+def has_parameters(layer: nn.Module) -> bool:
+    """Whether anything in it can be trained."""
+    return next(layer.parameters(), None) is not None
+
+
 def error(found: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest expected value; both must be of one shape."""
     assert found.shape == expected.shape, f"shape {tuple(found.shape)}, not {tuple(expected.shape)}"

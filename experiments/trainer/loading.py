@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,17 +109,45 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _loading(data: Settings, pin: bool) -> dict[str, Any]:
+    if not data["workers"]:
+        return {"pin_memory": pin}
     return {
-        "num_workers": data["workers"],
         "pin_memory": pin,
-        "worker_init_fn": ignore_signals if data["workers"] else None,
+        "num_workers": data["workers"],
+        "worker_init_fn": settle_in,
+        "multiprocessing_context": start_method(),
+        "persistent_workers": True,
     }
 
 
-def ignore_signals(worker: int) -> None:
-    """What ends a run is for the process that trains: it still needs this one for a moment."""
+def start_method() -> BaseContext:
+    """How readers are started: by a server that has no threads, so that none holds a lock.
+
+    A copy of this process would have whatever locks the threads of Gloo, NCCL or TensorBoard
+    hold at that moment, and might wait for one for ever.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # not on Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hydra", "experiments.trainer.run"])  # once for all readers
+    return context
+
+
+def settle_in(reader: int) -> None:
+    """What a reading process does first: it lives as long as the one that trains, no longer.
+
+    It leaves the signals that end a run to that one, which still needs it for a moment. When that
+    one is killed, its readers would wait for it for ever, and the server for them.
+    """
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    threading.Thread(target=_leave_with, args=(trainer.sentinel,), daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _find_folder(data: Settings, training: bool) -> Source:

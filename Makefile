@@ -24,11 +24,11 @@ results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradi
 
 # What depends on the kernels, which are native where a compiler is.
 BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py tests/test_closed_forms.py \
-	tests/test_golden.py
+	tests/test_golden.py tests/test_integrations.py
 
 test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
-	DYNFILTERS_BACKEND=reference OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BOTH)
+	DYNFILTERS_BACKEND=reference OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BOTH) -k "not Inductor and not compile and not DDP"
 
 bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
 	$(PY) -m benchmarks.run

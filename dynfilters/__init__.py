@@ -1,5 +1,8 @@
 """dynfilters: the zoo of dynamic convolution filters for PyTorch."""
 
+import importlib
+from types import ModuleType
+
 from dynfilters import nn, ops
 from dynfilters.export import export_onnx, export_program, load_program
 from dynfilters.filters import (
@@ -81,3 +84,10 @@ __all__ = [
     "save_pretrained",
     "swap_filters",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`testing` is imported when it is first asked for: it brings torch's compiler along."""
+    if name == "testing":
+        return importlib.import_module("dynfilters.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,9 +51,10 @@ compare: $(VENV)/dev  ## Measures every filter for the documentation's pages
 docs: $(VENV)/dev  ## The documentation, in build/site; any warning is an error
 	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict
 
-lint: $(VENV)/dev  ## Lint, format check, and every configuration composed
+lint: $(VENV)/dev  ## Lint, format check, types of the public API, and every configuration composed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 	$(PY) -m pytest tests/test_conf.py
 
 format: $(VENV)/dev  ## Format the code

@@ -9,7 +9,7 @@ import torch
 
 from dynfilters.checks import check_choice, check_positive
 from dynfilters.models import UpsamplingNet
-from dynfilters.models.upsampler import OWN, STATIC, check_scale, list_upsamplers
+from dynfilters.models.upsampler import OWN, STATIC, list_upsamplers
 from dynfilters.registry import UnknownNameError
 from experiments.pairs import is_guided
 from experiments.sizes import check_seconds
@@ -66,7 +66,7 @@ def build_network(
         guide_channels,
         options.pop("name"),
         options,
-        scale=check_scale(scale),
+        scale=scale,
         width=upsample["width"],
         fuse=upsample["fuse"],
     )

@@ -10,7 +10,7 @@ from experiments.results import Job
 from experiments.statistics import Interval, mean_std, paired_difference
 from experiments.summary import Group, make_groups
 from experiments.tables import Table, failure
-from experiments.wording import NOTHING, decibels, number
+from experiments.wording import NOTHING, decibels, natural, number
 
 PSNR = "metrics.psnr"
 # The same network with bilinear interpolation in the upsampler's place, and no network at all.
@@ -52,20 +52,20 @@ class Contest:
 
 def make_contests(jobs: Iterable[Job]) -> list[Contest]:
     """A contest for each task and scale that the upsampling jobs have, failed jobs among them."""
-    found: dict[tuple[Any, Any], list[Job]] = {}
+    found: dict[str, tuple[Any, Any, list[Job]]] = {}
     for job in jobs:
-        found.setdefault((job.get("config.pairs.name"), job.get("config.pairs.scale")), []).append(
-            job
-        )
+        name, scale = (job.get(f"config.pairs.{key}") for key in ("name", "scale"))
+        found.setdefault(f"{name} {scale}", (name, scale, []))[2].append(job)
     return [
         Contest(str(name), scale, _entries(of), [job for job in of if not job.ok])
-        for (name, scale), of in sorted(found.items(), key=lambda item: str(item[0]))
+        for _, (name, scale, of) in sorted(found.items(), key=lambda item: natural(item[0]))
     ]
 
 
 def contest_table(contest: Contest) -> Table:
     """A row for each candidate, then one for each failed job."""
     columns = [
+        "task",
         "upsampler",
         "activation",
         "seeds",
@@ -79,8 +79,9 @@ def contest_table(contest: Contest) -> Table:
         "saved (MB)",
         "seconds",
     ]
-    rows = [*map(_cells, contest.entries), *map(_failed_cells, contest.failed)]
-    return Table(columns, rows, 2, NOTE).without_empty()
+    cells = [*map(_cells, contest.entries), *map(_failed_cells, contest.failed)]
+    rows = [[contest.title, *row] for row in cells]
+    return Table(columns, rows, 3, NOTE).without_empty()
 
 
 def format_psnr(entry: Entry) -> str:

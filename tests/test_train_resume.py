@@ -54,6 +54,13 @@ def test_a_killed_run_goes_on_bit_for_bit(die, left, images, monkeypatch, plugge
     assert same(lasting(checkpoint(images)), lasting(checkpoint(images, "whole")))
 
 
+def test_a_signal_to_all_processes_lets_the_readers_finish(images) -> None:
+    """In the last step of an epoch: the images for test are still read, by readers who start."""
+    stopped = start_train(images, *PLUGGED_IN, "data.workers=2", "save.every=99", die="warned:4")
+    assert stopped.returncode == 143, stopped.stderr
+    assert checkpoint(images)["step"] == 4 and len(checkpoint(images)["history"]) == 1
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_leaves(number, status, images, monkeypatch, capfd) -> None:
     """In the third step, after which no checkpoint was due; batch norm and average and all."""

@@ -1,7 +1,8 @@
 """A network without batch norm for the tests of training at scale, and ways for a run to die.
 
 DIE=forward:N kills the process at the network's N-th forward pass in training, DIE=replace:N at
-the N-th time that a checkpoint is about to take its place: as nothing in the process can prevent.
+the N-th time that a file is about to take its place: as nothing in the process can prevent.
+DIE=warned:N sends SIGTERM to it and its readers, as a scheduler does, at the N-th forward pass.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def die_at(call: str, function: Callable) -> Callable:
     def mortal(*arguments, **keywords):
         nonlocal left
         left -= 1
-        if left == 0:
+        if left == 0 and call == "warned":
+            os.killpg(0, signal.SIGTERM)
+        elif left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **keywords)
 
@@ -44,7 +47,7 @@ class PluggedIn(nn.Module):
             nn.Conv2d(in_chans, 6, 3, stride=2), nn.Tanh(), nn.Conv2d(6, 8, 3), nn.Tanh()
         )
         self.head = nn.Linear(8, num_classes)
-        self.run = die_at("forward", self._run)
+        self.run = die_at("warned", die_at("forward", self._run))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x) if self.training else self._run(x)

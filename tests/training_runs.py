@@ -111,6 +111,7 @@ def start_train(
         capture_output=True,
         text=True,
         timeout=300,
+        start_new_session=True,  # what is sent to its process group is not for the tests
     )
 
 

@@ -113,9 +113,13 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
 
+    @classmethod
+    def numbers(cls) -> list[int]:
+        """Those of the signals that this system has."""
+        return [getattr(signal, name) for name in cls.NAMES if hasattr(signal, name)]
+
     def __enter__(self) -> StopSignals:
-        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
-        self.before = {number: signal.signal(number, self._note) for number in numbers}
+        self.before = {number: signal.signal(number, self._note) for number in self.numbers()}
         return self
 
     def __exit__(self, *exception: object) -> None:

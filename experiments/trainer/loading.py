@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.trainer.folder import DataError, Folder, list_both, list_images
 from experiments.trainer.images import CentreCrop, RandomCrop, Sample
+from experiments.trainer.launch import StopSignals
 from experiments.trainer.order import Share, TestOrder, TrainingOrder
 from experiments.trainer.prepare import prepare
 from experiments.trainer.shards import TestShards, TrainingShards, list_shards
@@ -130,17 +132,33 @@ def start_method() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hydra", "experiments.trainer.run"])  # once for all readers
+    with ignoring_signals():  # the server inherits that, and does not leave before its readers
+        forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def ignoring_signals() -> Iterator[None]:
+    """Inside, the signals that end a run are ignored, and by what is started there as well.
+
+    torchrun and SLURM send them to all processes, but only the one that trains should act.
+    """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in StopSignals.numbers()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def settle_in(reader: int) -> None:
     """What a reading process does first: it lives as long as the one that trains, no longer.
 
-    It leaves the signals that end a run to that one, which still needs it for a moment. When that
-    one is killed, its readers would wait for it for ever, and the server for them.
+    When that one is killed, its readers would wait for it for ever, and the server for them.
+    Until then they are needed: torch has just made signals end them.
     """
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(name, signal.SIG_IGN)
+    for number in StopSignals.numbers():
+        signal.signal(number, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
     threading.Thread(target=_leave_with, args=(trainer.sentinel,), daemon=True).start()
 

@@ -102,11 +102,8 @@ def train(
     rows, losses = [], []
     disable = None if progress is None else not progress  # tqdm's None: only on a terminal
     for step in tqdm(range(options["steps"]), title, disable=disable, leave=False, unit="step"):
-        target, guide = sample(pairs.train, config, generator)
-        target = target.to(model.mean.device)
-        guide = None if guide is None else guide.to(target.device)
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.mse_loss(model(coarsen(target, scale), guide), target) / model.std**2
+        loss = _loss(model, *sample(pairs.train, config, generator), scale)
         loss.backward()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
@@ -117,6 +114,12 @@ def train(
             rows.append({"step": step + 1, "loss": fmean(losses)})
             losses = []
     return rows
+
+
+def _loss(model: Standardized, target: Tensor, guide: Tensor | None, scale: int) -> Tensor:
+    """mean((model(coarse target, guide) − target)²) / σ², on the model's device."""
+    target, guide = (None if one is None else one.to(model.mean.device) for one in (target, guide))
+    return functional.mse_loss(model(coarsen(target, scale), guide), target) / model.std**2
 
 
 def sample(

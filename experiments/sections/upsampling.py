@@ -68,10 +68,10 @@ def findings(contest: Contest) -> list[str]:
             continue
         plain = ""
         if entry.over_plain is not None:
-            plain = f"; {decibels(entry.over_plain)} dB over interpolation without a network"
+            plain = f"; to bilinear without a network {decibels(entry.over_plain)} dB"
         lines.append(
             f"{contest.title}: {entry.group.name} is {judge(entry)} bilinear in the same network, "
-            f"by {decibels(entry.over_network)} dB{plain}."
+            f"with a difference of {decibels(entry.over_network)} dB{plain}."
         )
     if lines and best is not None:
         lines.append(f"{contest.title}: best is {best.group.name}, {format_psnr(best)} dB.")

@@ -16,7 +16,6 @@ from toolbox import FakeCompiler
 
 from dynfilters.models import registry
 from dynfilters.ops import native, toolchain
-from experiments import integrations
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -73,15 +72,17 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 def _capability_matrix(terminalreporter, path: Path | None) -> None:
     """Filters against capabilities, printed if any were tested and written to `path` if given."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
-    cells = integrations.collect(
-        value for r in reports for key, value in r.user_properties if key == "capability"
-    )
-    if cells:
-        terminalreporter.write_line(integrations.table(cells))
-        for reason in integrations.reasons(cells):
-            terminalreporter.write_line(reason)
-        if path is not None:
-            integrations.save(cells, path)
+    found = [value for r in reports for key, value in r.user_properties if key == "capability"]
+    if not found:
+        return
+    from experiments import integrations  # it brings torch's compiler, which others do without
+
+    cells = integrations.collect(found)
+    terminalreporter.write_line(integrations.table(cells))
+    for reason in integrations.reasons(cells):
+        terminalreporter.write_line(reason)
+    if path is not None:
+        integrations.save(cells, path)
 
 
 def _golden_cases(terminalreporter) -> None:

@@ -67,6 +67,8 @@ def test_a_pass_over_the_shards_has_every_image_once(tmp_path: Path) -> None:
     assert found == bundle([every])
 
 
+# On one core two readers are too many, which is not what this is about.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [1, 3])
 def test_a_stream_goes_on_from_any_step(workers, start, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from experiments.trainer.journal import Journal
 from experiments.trainer.launch import Peers, StopSignals, choose_device, is_first, make_fabric
 from experiments.trainer.loading import Source, find_images, test_batches
 from experiments.trainer.order import Share
+from experiments.trainer.readers import ending_readers
 from experiments.trainer.settings import (
     Settings,
     build_model,
@@ -63,6 +64,7 @@ def run(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     with (
         seeded(config["seed"], config["threads"]),
         deterministic() if config["deterministic"] else contextlib.nullcontext(),
+        ending_readers(),
     ):
         return MODES[config["mode"]](config, directory)
 

@@ -45,6 +45,7 @@ package: $(VENV)/dev  ## sdist and wheel in dist/, and the wheel tried in an env
 	cd build && clean/bin/python -W error ../tests/installed.py && clean/bin/dynfilters list
 
 compare: $(VENV)/dev  ## Measures every filter for the documentation's pages
+	mkdir -p build
 	$(PY) -m dynfilters compare --shape 32,256,14,14 --json > build/compare.json
 	mv build/compare.json docs/compare.json
 

@@ -216,8 +216,8 @@ def test_peak_memory_is_what_a_computation_had_in_use():
         scratch = torch.ones(3_000_000)
         return torch.ones(1_000_000) * scratch[0]
 
-    # Scratch, and the ones.
-    assert memory.beyond(compute, 4_000_000) == pytest.approx(16_000_000, abs=400_000)
+    # Scratch, and the ones; other threads of the process may touch some pages of theirs.
+    assert memory.beyond(compute, 4_000_000) == pytest.approx(16_000_000, abs=1_000_000)
 
 
 # Targets and reports

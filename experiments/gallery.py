@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from skimage import data
 from torch import Tensor, nn
 from torch.nn import functional
 
 import dynfilters
 from experiments.gallery_plots import draw_adaptivity, draw_idea, draw_taps
+from experiments.photographs import load_photograph
 from experiments.pictures import draw_all
 from experiments.sections.parts import Plot
 
 WIDTH, STEPS, BATCH, CROP, NOISE = 16, 400, 8, 48, 0.1
 # Rows of the picture on adaptivity, from what is fixed to what adapts most.
 COMPARED = ("dwconv", "ddf_channel", "ddf_spatial", "involution", "ddf")
-# (row, column) in the photograph of half the resolution: what is there.
-PLACES = {"eye": (65, 86), "fur": (120, 60)}
+# (row, column) in each photograph.
+PLACES = ((65, 86), (120, 60))
 
 
 class Restorer(nn.Module):
@@ -50,17 +48,10 @@ class Restorer(nn.Module):
         y = self.head(self.filter(self.stem(x)))
         return y + functional.interpolate(x, y.shape[2:], mode="bilinear", align_corners=False)
 
-
-class Trained(NamedTuple):
-    """A restorer, and what it was trained for: its input of a photograph at full resolution."""
-
-    name: str
-    model: Restorer
-
     def degrade(self, photo: Tensor, generator: torch.Generator) -> Tensor:
-        """Half the resolution for an upsampler, noise of σ = 0.1 for the others."""
-        if self.model.filter.scale > 1:
-            return functional.avg_pool2d(photo, self.model.filter.scale)
+        """Its input: half the resolution for an upsampler, noise of σ = 0.1 for the others."""
+        if self.filter.scale > 1:
+            return functional.avg_pool2d(photo, self.filter.scale)
         return photo + NOISE * torch.randn(photo.shape, generator=generator)
 
 
@@ -68,25 +59,24 @@ def photographs() -> dict[str, Tensor]:
     """Name → (1, 3, H, W) in [0, 1], even sides, at half of the original resolution."""
     found = {}
     for name in ("chelsea", "coffee"):
-        image = torch.from_numpy(np.array(getattr(data, name)())).permute(2, 0, 1)[None] / 255
-        half = functional.avg_pool2d(image, 2)
+        half = torch.from_numpy(load_photograph(name)).permute(2, 0, 1)[None]
         found[name] = half[..., : half.shape[2] // 2 * 2, : half.shape[3] // 2 * 2].contiguous()
     return found
 
 
-def train(name: str, photos: dict[str, Tensor], seed: int = 0) -> Trained:
+def train(name: str, photos: dict[str, Tensor], seed: int = 0) -> Restorer:
     """A restorer with the filter `name`, after `STEPS` steps of Adam on crops."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    trained = Trained(name, Restorer(name))
-    optimizer = torch.optim.Adam(trained.model.parameters(), 3e-3)
+    trained = Restorer(name)
+    optimizer = torch.optim.Adam(trained.parameters(), 3e-3)
     for _ in range(STEPS):
         clean = crops(list(photos.values()), generator)
-        loss = functional.mse_loss(trained.model(trained.degrade(clean, generator)), clean)
+        loss = functional.mse_loss(trained(trained.degrade(clean, generator)), clean)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    trained.model.eval()
+    trained.eval()
     return trained
 
 
@@ -102,18 +92,18 @@ def crops(photos: list[Tensor], generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def taps_of(trained: Trained, photo: Tensor) -> dynfilters.Taps:
+def taps_of(trained: Restorer, photo: Tensor) -> dynfilters.Taps:
     """What the filter generates from a photograph as the network sees it."""
     seen = trained.degrade(photo, torch.Generator().manual_seed(1))
-    return trained.model.filter.generate(trained.model.stem(seen))
+    return trained.filter.generate(trained.stem(seen))
 
 
-def kernel_at(trained: Trained, photo: Tensor, place: tuple[int, int], channel: int) -> Tensor:
+def kernel_at(trained: Restorer, photo: Tensor, place: tuple[int, int], channel: int) -> Tensor:
     """(kh, kw): what one channel at one position is multiplied with, its taps being held.
 
     The gradient of that output in the input: `apply_taps` is linear.
     """
-    layer, (row, column) = trained.model.filter, place
+    layer, (row, column) = trained.filter, place
     x = torch.zeros(1, WIDTH, *photo.shape[2:], requires_grad=True)
     y = layer.apply_taps(x, taps_of(trained, photo))
     (gradient,) = torch.autograd.grad(y[0, channel, row, column], x)
@@ -131,16 +121,16 @@ def plots() -> list[Plot]:
     columns = [(photo, place) for photo in photos for place in PLACES]
     kernels = {
         name: [
-            kernel_at(trained[name], photos[photo], PLACES[place], channel)
+            kernel_at(trained[name], photos[photo], place, channel)
             for photo, place in columns
             for channel in (0, 1)
         ]
         for name in COMPARED
     }
-    drawn = [draw_idea(cat, taps_of(trained["ddf"], cat), trained["ddf"].model)]
+    drawn = [draw_idea(cat, taps_of(trained["ddf"], cat), trained["ddf"])]
     drawn.append(draw_adaptivity(kernels, photos, PLACES))
     for name in names:
-        layer = trained[name].model.filter
+        layer = trained[name].filter
         drawn.append(draw_taps(name, cat, taps_of(trained[name], cat).spatial, layer.kernel_size))
     return drawn
 

@@ -49,7 +49,7 @@ def draw_taps(name: str, photo: Tensor, spatial: Tensor, kernel_size: tuple[int,
 def draw_adaptivity(
     kernels: Mapping[str, Sequence[Tensor]],
     photos: Mapping[str, Tensor],
-    places: Mapping[str, tuple[int, int]],
+    places: Sequence[tuple[int, int]],
 ) -> Plot:
     """A row for each filter; columns: photograph, place in it, channel, in this order."""
     columns = [(photo, place) for photo in photos for place in places]
@@ -62,7 +62,7 @@ def draw_adaptivity(
         for i, (photo, place) in enumerate(columns):
             axes = figure.add_subplot(grid[0, 2 * i : 2 * i + 2])
             show_photo(axes, photos[photo])
-            axes.plot(*reversed(places[place]), "o", mfc="none", mec="#E69F00", ms=11, mew=2.5)
+            axes.plot(*reversed(place), "o", mfc="none", mec="#E69F00", ms=11, mew=2.5)
             axes.set_title(f"{photo}, place {'AB'[i % len(places)]}", fontsize=9)
         for row, (name, found) in enumerate(kernels.items(), start=1):
             limit = 0.6 * max(float(kernel.abs().max()) for kernel in found)  # the small ones too

@@ -270,6 +270,7 @@ def test_what_holds_no_weights(content: object, message: str, tmp_path: Path) ->
     assert refused(save(tmp_path / "a.pth", content)).startswith(message)
 
 
+# torch advises against quantized tensors, which are what is to be refused here.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_quantized_tensors(tmp_path: Path) -> None:
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)

@@ -141,6 +141,7 @@ class Once(torch.autograd.Function):
         return 2 * grad * ctx.saved_tensors[0]
 
 
+# What is broken on purpose makes torch warn, each in its own way.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("capability", BREAKS)
 def test_what_is_broken_fails(capability: str, monkeypatch) -> None:

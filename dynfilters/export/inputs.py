@@ -171,6 +171,7 @@ def quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)  # it misses torchvision's operators, which no filter has
     with warnings.catch_warnings():
+        # Of torch's own exporter, which still uses what it advises against.
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
         # Said of every input but the first, as they are to share their axes' names.
         warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynfilters.models.backbone import Backbone
+from dynfilters.models.misfit import find_misfit
 from dynfilters.models.registry import create_model
 
 NUMBERS = ("num_classes", "in_chans")
@@ -44,15 +45,14 @@ class Recipe:
     def misfit(self, state: Mapping[str, Tensor]) -> str | None:
         """How tensors differ from those of the network; None if they do not."""
         expected = self.made_on_meta().state_dict()
-        missing, unexpected = sorted(expected.keys() - state), sorted(state.keys() - expected)
+        found = find_misfit(expected, state)
+        if found is None:
+            return None
         misshaped = [
             f"{key}: {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
-            for key in sorted(expected.keys() & state)
-            if state[key].shape != expected[key].shape
+            for key in found.misshaped
         ]
-        if not (missing or unexpected or misshaped):
-            return None
-        return f"missing {missing}, unexpected {unexpected}, mis-shaped {misshaped}"
+        return f"missing {found.missing}, unexpected {found.unexpected}, mis-shaped {misshaped}"
 
     def as_texts(self) -> dict[str, str]:
         """As .safetensors keep it, which know texts alone; `ValueError` if JSON cannot say it."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynfilters.files import replacing
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from dynfilters.models.misfit import find_misfit
 from experiments.files import flatten
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -77,16 +78,9 @@ def check_resumed(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Loads all weights, or none and raises a `CheckpointError` that says what does not fit."""
-    own = model.state_dict()
-    problems = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "of another shape": sorted(
-            key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape
-        ),
-    }
-    found = [f"{len(keys)} {kind} ({keys[0]}, …)" for kind, keys in problems.items() if keys]
-    if found:
+    if misfit := find_misfit(model.state_dict(), weights):
+        problems = zip(("missing", "unexpected", "of another shape"), misfit, strict=True)
+        found = [f"{len(keys)} {kind} ({keys[0]}, …)" for kind, keys in problems if keys]
         raise CheckpointError(f"{path}: of another architecture: weights {', '.join(found)}")
     model.load_state_dict(weights)
 

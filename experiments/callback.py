@@ -23,10 +23,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.checks import CheckError, check_jobs, check_place, explain_missing
+from experiments.checks import CheckError, check_job, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
 from experiments.files import read_json, write_json
 from experiments.results import SWEEP, InvalidResultError, read_result
@@ -46,9 +46,7 @@ class SweepCallback(Callback):
         """Composes and checks every job; a job that cannot run stops the sweep before the first."""
         directory = Path(config.hydra.sweep.dir)
         try:
-            jobs = list(compose_jobs(config))
-            check_jobs(jobs)
-            self.keys = [config_hash(cfg) for cfg in jobs]
+            self.keys = [check_and_name(cfg) for cfg in compose_jobs(config)]
             check_place(directory, len(set(self.keys)))
             note_start(directory)
         except Exception as error:
@@ -58,7 +56,7 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The same checks for a job on its own."""
         try:
-            check_jobs([config])
+            check_job(config)
             check_place(Path(config.hydra.run.dir), 1)  # its name is the hash of what was checked
         except Exception as error:
             stop(describe(error), CANNOT_START)
@@ -89,15 +87,22 @@ class SweepCallback(Callback):
         report_failures(directory.parent, [directory.name])
 
 
+def check_and_name(cfg: DictConfig) -> str:
+    """The name of the job's directory. `CheckError` if the job is no good."""
+    check_job(cfg)
+    return config_hash(cfg)
+
+
 def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
-    """The configuration of every job that Hydra's own sweeper will launch.
+    """The configuration of every job that Hydra's own sweeper will launch, less Hydra's own part.
 
     Composed as it does, but all before the first is launched, and with a look at the values.
     Jobs that choose the same YAMLs share what these say, which takes far longer to read than
-    the values of a job take to set.
+    the values of a job take to set. Hydra's part is most of a configuration, and of a copy's time.
     """
     loader = GlobalHydra.instance().config_loader()
-    params = [f"{key}={value}" for key, value in config.hydra.sweeper.get("params", {}).items()]
+    params = config.hydra.sweeper.get("params", {}).items()
+    params = [f"{key}={value}" for key, value in params if not key.startswith("hydra.")]
     arguments = params + OmegaConf.to_container(config.hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
     batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
@@ -108,6 +113,8 @@ def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
         choices = tuple(o.input_line for o in overrides if is_group(o.key_or_group))
         if choices not in composed:
             composed[choices] = loader.load_sweep_config(config, list(choices))
+            with open_dict(composed[choices]) as shared:
+                del shared["hydra"]
         cfg = copy.deepcopy(composed[choices])
         values = [o for o in overrides if not is_group(o.key_or_group)]
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)

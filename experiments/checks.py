@@ -33,12 +33,6 @@ class CheckError(ValueError):
     """The configuration cannot run, and no job has been started."""
 
 
-def check_jobs(jobs: Iterable[DictConfig]) -> None:
-    """`CheckError` if any job of the sweep is no good."""
-    for cfg in jobs:
-        check_job(cfg)
-
-
 def check_place(directory: Path, jobs: int) -> None:
     """`CheckError` unless `directory` can take the results of so many jobs, and their report."""
     try:

@@ -11,10 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from sweeps import CURVE, failure, pair, profile, result, save
 
 from experiments import report
-from experiments.results import RESULT, empty_result
+from experiments.results import RESULT, empty_result, load_sweep
+from experiments.sections.selection import foremost
+from experiments.study import Study
 
 
 @pytest.fixture
@@ -268,3 +271,21 @@ def test_too_many_gradient_pictures_are_listed_by_name(tmp_path: Path) -> None:
         "<code>gradients_ddf__groups_13_</code>: Gradient norm over steps: ddf (groups=13)" in text
     )
     assert text.count("Not drawn, for there are too many") == 1
+
+
+def test_of_many_settings_the_most_accurate_and_the_baseline_are_drawn(tmp_path: Path) -> None:
+    """A picture of hundreds of lines could not be read, and takes a minute."""
+    rates = [round(0.01 * (i + 1), 2) for i in range(80)]
+    save(tmp_path, [result(accuracy=rate, optim={"lr": rate}) for rate in rates])
+    groups = Study(load_sweep(tmp_path)).groups
+    drawn, caption = foremost(groups, [groups[3]])
+    assert [group.by_seed("metrics.accuracy")[0] for group in drawn] == [rates[3], *rates[21:]]
+    assert caption == " Of 80 settings the 60 most accurate; results.csv has all."
+    assert foremost(groups[:60]) == (groups[:60], "")
+    page = report.build_report(tmp_path).read_text()
+    assert page.count(caption.strip()) == 3
+    for name in ("accuracy", "memory", "latency"):
+        with Image.open(tmp_path / "figures" / f"{name}.png") as image:
+            assert image.height < 3500
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 80

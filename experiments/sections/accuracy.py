@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from experiments.figures import activation_legend, marker_handle, panels, places, style
 from experiments.sections.parts import Plot, Section, Sheet
+from experiments.sections.selection import foremost
 from experiments.statistics import mean_std
 from experiments.study import Study
-from experiments.summary import Row
+from experiments.summary import Group, Row
 from experiments.tables import format_accuracy
 from experiments.wording import counted
 
@@ -36,23 +37,23 @@ def headline(study: Study) -> str | None:
 
 def _plot(rows: Sequence[Row]) -> Plot:
     best = max(rows, key=lambda row: row.accuracy)
-    bases = [row.group.name for row in rows if row.is_baseline]
+    bases = [row.group for row in rows if row.is_baseline]
+    shown, others = foremost([row.group for row in rows], bases)
     return Plot(
         "accuracy",
         "Accuracy by filter and activation",
         "Markers are means over seeds, whiskers ± one standard deviation, dots single seeds"
-        + (f"; the dotted line is {bases[0]}." if bases else "."),
-        f"Test accuracy in per cent of {counted(len(rows), 'setting')}, one line each; the highest "
-        f"is {format_accuracy(best)}, of {_title(best)}.",
-        lambda: _draw(rows),
+        + (f"; the dotted line is {bases[0].name}." if bases else ".")
+        + others,
+        f"Test accuracy in per cent of {counted(len(shown), 'setting')}, one line each; "
+        f"the highest is {format_accuracy(best)}, of {_title(best)}.",
+        lambda: _draw(shown, bases),
     )
 
 
-def _draw(rows: Sequence[Row]) -> Figure:
+def _draw(groups: Sequence[Group], bases: Sequence[Group]) -> Figure:
     """A dot a seed, and mean ± standard deviation, by filter and activation."""
-    groups = [row.group for row in rows]
-    bases = [row.group for row in rows if row.is_baseline]
-    figure, [[axes]] = panels(1.0 + 0.28 * len(rows))
+    figure, [[axes]] = panels(1.0 + 0.28 * len(groups))
     for place, group in places(axes, groups):
         values = [100 * value for value in group.by_seed("metrics.accuracy").values()]
         look = style(group.activation)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures import activation_legend, bar, bar_handle, panels, places
 from experiments.sections.parts import Plot, Section
+from experiments.sections.selection import foremost
 from experiments.study import Study
 from experiments.summary import Group
 from experiments.wording import counted
@@ -24,26 +25,28 @@ def build(study: Study) -> Section | None:
 
 
 def _memory(groups: Sequence[Group]) -> Plot:
+    shown, others = foremost(groups)
     return Plot(
         "memory",
         "Memory kept for the backward pass",
         "Bytes that the autograd graph holds between the forward and the backward pass of one "
-        "training batch, parameters not counted.",
+        f"training batch, parameters not counted.{others}",
         f"Bars: megabytes saved for backward by {counted(len(groups), 'setting')}; "
         + _extremes(groups, MEMORY, 1e-6, "MB"),
-        lambda: _draw_memory(groups),
+        lambda: _draw_memory(shown),
     )
 
 
 def _latency(groups: Sequence[Group]) -> Plot:
+    shown, others = foremost(groups)
     return Plot(
         "latency",
         "Latency",
         "One training batch. Bars are medians, whiskers reach from the 20th to the 80th "
-        "percentile of the runs.",
+        f"percentile of the runs.{others}",
         "Bars: milliseconds of a forward and of a backward pass of one training batch; forward, "
         + _extremes(groups, FORWARD, 1.0, "ms"),
-        lambda: _draw_latency(groups),
+        lambda: _draw_latency(shown),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,13 +32,13 @@ MOST = 12
 
 def build(study: Study) -> Section | None:
     """A picture for each filter that was trained with filter normalization and with sigmoid."""
-    plots = [_plot(good, bad) for good, bad in pairs(study.groups)]
-    found = [plot for plot in plots if plot is not None]
-    if not found:
+    compared = iter(pairs(study.groups))
+    # No file of a job is read for a picture that is not drawn: there may be hundreds.
+    plots = (plot for good, bad in compared if (plot := _plot(good, bad)) is not None)
+    parts: list[Plot | Listing] = list(itertools.islice(plots, MOST))
+    if not parts:
         return None
-    parts: list[Plot | Listing] = found[:MOST]
-    if found[MOST:]:
-        left_out = [Item(plot.name, plot.title) for plot in found[MOST:]]
+    if left_out := [Item(*_names(good)) for good, _ in compared]:
         parts.append(Listing("Not drawn, for there are too many to look at:", left_out))
     return Section("The gradient over training steps", parts)
 
@@ -62,13 +63,17 @@ def _plot(good: Group, bad: Group) -> Plot | None:
     if not branches:
         return None
     return Plot(
-        f"gradients_{file_name(good.name)}",
-        f"Gradient norm over steps: {good.name}",
+        *_names(good),
         "Lines are medians over seeds, bands reach from the smallest seed to the largest.",
         f"Gradient norm against the training step on a logarithmic scale, for {good.name} with "
         f"filter_norm and with sigmoid, in a panel for each of: {listed(branches)}.",
         lambda: _draw(series, branches),
     )
+
+
+def _names(group: Group) -> tuple[str, str]:
+    """Name and title of the picture for the group's filter and setting."""
+    return f"gradients_{file_name(group.name)}", f"Gradient norm over steps: {group.name}"
 
 
 def _draw(series: Mapping[str | None, Mapping[str, Series]], branches: Sequence[str]) -> Figure:

@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation results bench gpu test package compare docs lint format readme clean
+.PHONY: help ablation results bench load gpu test package compare docs lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference ke
 
 bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
 	$(PY) -m benchmarks.run
+
+load: $(VENV)/dev  ## Reports, index and probe under thousands of jobs and a million values, in four minutes
+	$(PY) -m benchmarks.load --output benchmarks/results
 
 gpu:  ## On a GPU, with the python3 that is there: build, GPU tests, benchmark; results into OUT=DIR
 	@test -n "$(OUT)" || { echo "say where the results go: make gpu OUT=DIR" >&2; exit 2; }

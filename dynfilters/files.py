@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +33,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _sync(path.parent)
+
+
+def remove_leftovers(directory: Path, names: Iterable[str]) -> None:
+    """Removes what a process has left in `directory` that was killed while it wrote `names`."""
+    for name in names:
+        for path in directory.glob(f".{name}.*"):
+            path.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    """Brings the names in `directory` to the disk, where the system can: a power cut keeps them."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from experiments.job import run_job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 INTERRUPTED = 130
+# A disk that is full or gone, a worker that was killed: our own lines tell nothing about these.
+FROM_OUTSIDE = (OSError, BrokenExecutor)
 BROKEN_OFF = (
     "the sweep broke off: the same command goes on where it stopped, and "
     "`python -m experiments.report DIR` reports on what is there"
@@ -51,9 +54,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except Exception:
-        # Not a job's own failure, which is a result: a worker that was killed, a disk that filled.
-        traceback.print_exc()
+    except Exception as error:  # not a job's own failure, which is a result
+        if isinstance(error, FROM_OUTSIDE):
+            print(describe(error), file=sys.stderr)
+        else:
+            traceback.print_exc()
         print(BROKEN_OFF, file=sys.stderr)
         raise SystemExit(SOME_FAILED) from None
 

@@ -6,8 +6,8 @@ So whatever must stop the program leaves here as `SystemExit`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import datetime
 import functools
 import itertools
 import logging
@@ -26,14 +26,17 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dynfilters.files import remove_leftovers
 from experiments.checks import CheckError, check_job, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
-from experiments.files import read_json, write_json
+from experiments.files import locked, now, read_json, write_json
 from experiments.results import SWEEP, InvalidResultError, read_result
 
 log = logging.getLogger(__name__)
 SOME_FAILED, CANNOT_START = 1, 2
 RUNS_KEPT = 20
+# What is written into the sweep's own directory, piece by piece.
+WRITTEN = (SWEEP, "results.csv", "results.md", "results.tex", "report.html")
 
 
 class SweepCallback(Callback):
@@ -41,6 +44,11 @@ class SweepCallback(Callback):
 
     def __init__(self) -> None:
         self.keys: list[str] = []
+        self.alone = contextlib.ExitStack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a worker's process: all but the sweep's lock."""
+        return {"keys": self.keys}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Composes and checks every job; a job that cannot run stops the sweep before the first."""
@@ -48,6 +56,8 @@ class SweepCallback(Callback):
         try:
             self.keys = [check_and_name(cfg) for cfg in compose_jobs(config)]
             check_place(directory, len(set(self.keys)))
+            self.alone.enter_context(alone(directory))
+            remove_leftovers(directory, WRITTEN)
             note_start(directory)
         except Exception as error:
             stop(describe(error), CANNOT_START)
@@ -79,12 +89,28 @@ class SweepCallback(Callback):
         except Exception as error:
             log.exception("the report could not be built; to try again:")
             stop(f"{error}\npython -m experiments.report {directory}", SOME_FAILED)
+        finally:
+            self.alone.close()
         report_failures(directory, list(dict.fromkeys(self.keys)))
 
     def on_run_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """A failed job makes the program fail."""
         directory = Path(config.hydra.run.dir)
         report_failures(directory.parent, [directory.name])
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Inside, no other sweep runs in the directory. `CheckError` if one does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory, wait=False))
+        except BlockingIOError as error:
+            raise CheckError(
+                f"another sweep runs in {directory}: {error.strerror}; wait until it ends, or take "
+                "another name="
+            ) from error
+        yield
 
 
 def check_and_name(cfg: DictConfig) -> str:
@@ -166,14 +192,14 @@ def report_failures(directory: Path, keys: list[str]) -> None:
 def note_start(directory: Path) -> None:
     """Adds this command to `sweep.json`, for the report to say how it was made."""
     command = shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]])
-    runs = [*_runs(directory), {"command": command, "started": _now(), "finished": None}]
+    runs = [*_runs(directory), {"command": command, "started": now(), "finished": None}]
     write_json(directory / SWEEP, {"runs": runs[-RUNS_KEPT:]})
 
 
 def note_end(directory: Path) -> None:
     """Adds the time to what `note_start` wrote."""
     if runs := _runs(directory):
-        write_json(directory / SWEEP, {"runs": [*runs[:-1], {**runs[-1], "finished": _now()}]})
+        write_json(directory / SWEEP, {"runs": [*runs[:-1], {**runs[-1], "finished": now()}]})
 
 
 def stop(message: str, code: int) -> NoReturn:
@@ -196,7 +222,3 @@ def _runs(directory: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

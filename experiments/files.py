@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import json
+import os
+import platform
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dynfilters.files import write_atomically
 from dynfilters.strict_json import finite
+
+LOCK = ".lock"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -55,16 +61,31 @@ def check_room(directory: Path, size: int) -> None:
 def locked(directory: Path, wait: bool = True) -> Iterator[None]:
     """Inside, no other process is: the others wait, or, if not `wait`, get a `BlockingIOError`.
 
-    The system frees the lock of a dead process.
+    Its message says who is inside. The system frees the lock of a dead process. Where it has no
+    locks, as on Windows or some network disks, two processes may do the same work.
     """
     try:
         import fcntl
-    except ImportError:  # not on Windows, where two processes may then do the same work
+    except ImportError:
         yield
         return
-    with open(directory / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(directory / LOCK, "a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = Path(file.name).read_text(errors="replace") or "another process"
+            raise BlockingIOError(error.errno, holder) from None
+        except OSError as error:
+            warnings.warn(f"{directory} cannot be locked: {error}", RuntimeWarning, stacklevel=3)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}, since {now()}".encode())
         yield
+
+
+def now() -> str:
+    """Date and time to the second, with the offset from UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _refuse_constant(name: str) -> None:

@@ -10,12 +10,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dynfilters.diagnostics.machine import describe_device
+from dynfilters.files import remove_leftovers
 from experiments.confighash import canonical, config_hash
 from experiments.files import locked
 from experiments.machine import versions
 from experiments.plugins import import_plugins
 from experiments.profile_job import profile_job
 from experiments.results import (
+    CROPS,
+    GRADIENTS,
+    HISTORY,
+    LAYERS,
+    RESULT,
     describe_error,
     empty_result,
     is_finished,
@@ -25,6 +31,8 @@ from experiments.results import (
 from experiments.train_job import train_job
 from experiments.training import seeded
 from experiments.upsample_job import upsample_job
+
+WRITTEN = (RESULT, GRADIENTS, HISTORY, LAYERS, CROPS)
 
 # task → (configuration, directory, progress) → parts of the result, each as soon as it is known.
 TASKS: Mapping[str, Callable[..., Iterator[dict[str, Any]]]] = {
@@ -45,6 +53,7 @@ def run_job(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     with locked(directory):
         if is_finished(directory, key):
             return {**read_result(directory), "resumed": True}
+        remove_leftovers(directory, WRITTEN)
         result = attempt(canonical(cfg), key, directory, cfg.progress)
         write_result(directory, result)
     return result

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image
 
+from dynfilters.files import remove_leftovers
 from experiments.figures import LOOK
 from experiments.files import write_atomically
 from experiments.sections.parts import Plot
@@ -22,6 +23,7 @@ STEP = 0.8
 def draw_all(plots: Iterable[Plot], directory: Path) -> dict[str, bytes]:
     """Draws each plot to `directory/NAME.png`; the pictures as PNG, by name."""
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory, ["*.png"])
     drawn = {}
     for plot in plots:
         drawn[plot.name] = render(plot)

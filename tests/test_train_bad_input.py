@@ -123,7 +123,7 @@ def test_a_folder_where_another_run_trains_is_refused(images, monkeypatch, capfd
     with open(place / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert run_train(monkeypatch, images, *SMALL, "name=busy") == 2
-    assert "busy: another run trains here" in capfd.readouterr().err
+    assert "busy: another run trains here (another process)" in capfd.readouterr().err
 
 
 # Checkpoints.

@@ -32,13 +32,6 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         torch.save({"format": FORMAT, **content}, file)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Removes what a run that was killed while writing has left."""
-    for name in (LAST, BEST):
-        for path in directory.glob(f".{name}.*"):
-            path.unlink()
-
-
 def read_own(path: Path) -> dict[str, Any]:
     """A checkpoint of this program, on the CPU. `CheckpointError` if it is none, or damaged."""
     try:
@@ -47,7 +40,10 @@ def read_own(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     except Exception as error:  # torch raises all sorts of things for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: no checkpoint, or a damaged one: {reason}") from error
+        raise CheckpointError(
+            f"{path}: no checkpoint, or a damaged one: {reason}; put {BEST} in its place to go on "
+            "from the best epoch, or remove it to start anew"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of this program, format {FORMAT}")
     return content

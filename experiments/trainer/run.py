@@ -17,6 +17,7 @@ from torch import nn
 
 from dynfilters.diagnostics import count_macs, count_parameters
 from dynfilters.diagnostics.machine import describe_device
+from dynfilters.files import remove_leftovers
 from experiments.checks import CheckError, check_name
 from experiments.files import check_writable, locked, write_json
 from experiments.machine import versions
@@ -30,7 +31,6 @@ from experiments.trainer.checkpoint import (
     load_weights,
     read_own,
     read_weights,
-    remove_leftovers,
 )
 from experiments.trainer.engine import Engine, memory_format
 from experiments.trainer.evaluation import evaluate
@@ -220,9 +220,11 @@ def _alone(directory: Path) -> Iterator[None]:
         try:
             check_writable(directory)
             stack.enter_context(locked(directory, wait=False))
-            remove_leftovers(directory)
+            remove_leftovers(directory, (LAST, BEST))
         except BlockingIOError as error:
-            raise CheckError(f"{directory}: another run trains here; try another name=") from error
+            raise CheckError(
+                f"{directory}: another run trains here ({error.strerror}); try another name="
+            ) from error
         except OSError as error:
             raise CheckError(f"cannot write to {directory}: {error}") from error
         yield

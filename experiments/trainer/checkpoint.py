@@ -35,10 +35,12 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 def read_own(path: Path) -> dict[str, Any]:
     """A checkpoint of this program, on the CPU. `CheckpointError` if it is none, or damaged."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    except Exception as error:  # torch raises all sorts of things for a damaged file
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises all sorts of things for a damaged file, OSError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: no checkpoint, or a damaged one: {reason}; put {BEST} in its place to go on "

@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation results bench load gpu test package compare docs lint format readme clean
+.PHONY: help ablation results bench sanitize load gpu test package compare docs lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference ke
 
 bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
 	$(PY) -m benchmarks.run
+
+sanitize: $(VENV)/dev  ## The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, in ten minutes
+	$(PY) tests/sanitize.py
 
 load: $(VENV)/dev  ## Reports, index and probe under thousands of jobs and a million values, in four minutes
 	$(PY) -m benchmarks.load --output benchmarks/results

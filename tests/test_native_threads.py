@@ -41,7 +41,7 @@ def size_for(way: str) -> tuple[int, ...]:
 
 def assert_same_bits(threads: Callable[[int], None], call: Callable[[], list[Tensor]]) -> None:
     first: list[Tensor] = []
-    for count in (1, 2, 4, 4):
+    for count in (1, 2, 3, 4, 8, 8):
         threads(count)
         found = call()
         first = first or found

@@ -38,6 +38,9 @@ def pool_project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple
         Both are in the dtype of x. Half types are accumulated in float32. Under
         `torch.autocast` the arguments are cast to its dtype first, as those of a convolution.
 
+    Accuracy: relative to the sum of the terms' magnitudes the mean is off by less than 1e-5 for
+    ten million float32 terms, a logit by at most C · 2⁻²⁴; half types are rounded once more.
+
     Raises:
         ValueError: names the argument, what was expected and what came.
     """

@@ -1,0 +1,31 @@
+"""`make sanitize` can fail: its sanitizers find what is planted; without them it is not found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import sanitize
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, str]:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ was not found")
+    try:
+        return sanitize.environment(compiler, tmp_path)
+    except sanitize.Unavailable as error:
+        pytest.skip(str(error))
+
+
+def test_planted_errors_are_found(given) -> None:
+    sanitize.prove("g++", given)
+
+
+@pytest.mark.parametrize("flags", ["-g1", "-fsanitize=address", "-fsanitize=undefined"])
+def test_without_one_of_the_sanitizers_they_are_not(flags, given, monkeypatch) -> None:
+    monkeypatch.setattr(sanitize, "FLAGS", flags)
+    with pytest.raises(RuntimeError, match=r"expected '.*', got"):
+        sanitize.prove("g++", given)

@@ -8,10 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from disturbed import SWEEP, TIMEOUT, finished, goes_on, start, wait_for
+from disturbed import SWEEP, TIMEOUT, finished, goes_on, start, table, wait_for
 from sweeps import run_main
 
 from experiments.files import locked
+from experiments.report import build_report
 
 
 def test_the_second_sweep_stops_before_its_first_job(
@@ -26,6 +27,8 @@ def test_the_second_sweep_stops_before_its_first_job(
     assert f"another sweep runs in {sweep}: process {first.pid} on " in message
     assert "wait until it ends, or take another name=" in message
     assert finished(sweep) == before
+    build_report(sweep)  # on what is there: that may be done meanwhile
+    assert len(table(sweep)) == len(before) == 1
     (sweep / "go").touch()
     assert first.wait(TIMEOUT) == 0
     goes_on(monkeypatch, sweep, undisturbed, done=4)

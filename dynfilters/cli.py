@@ -15,6 +15,7 @@ import dynfilters
 from dynfilters.commands import Unavailable, bench, build, compare, convert, doctor, info, listing
 from dynfilters.commands.tables import show
 from dynfilters.ops.toolchain import BuildError
+from dynfilters.printable import printable
 
 COMMANDS = (listing, info, bench, compare, convert, build, doctor)
 
@@ -52,5 +53,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _complain(args: argparse.Namespace, error: Exception, code: int) -> int:
     advice = getattr(error, "advice", "")
-    print(f"{args.prog}: {error}{advice and f'. To do: {advice}'}", file=sys.stderr)
+    message = f"{args.prog}: {error}{advice and f'. To do: {advice}'}"
+    print(printable(message, lines=True), file=sys.stderr)
     return code

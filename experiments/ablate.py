@@ -23,7 +23,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from dynfilters.printable import printable
 from experiments.callback import CANNOT_START, SOME_FAILED, describe
+from experiments.guard import guarded
 from experiments.job import run_job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -47,16 +49,17 @@ def main() -> None:
     # Hydra would print errors itself and exit, so that no message could name the nearest choice.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        ablate()
+        with guarded():
+            ablate()
     except (HydraException, OmegaConfBaseException) as error:
-        print(describe(error), file=sys.stderr)
+        print(printable(describe(error), lines=True), file=sys.stderr)
         raise SystemExit(CANNOT_START) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:  # not a job's own failure, which is a result
         if isinstance(error, FROM_OUTSIDE):
-            print(describe(error), file=sys.stderr)
+            print(printable(describe(error), lines=True), file=sys.stderr)
         else:
             traceback.print_exc()
         print(BROKEN_OFF, file=sys.stderr)

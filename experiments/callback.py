@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters.files import remove_leftovers
+from dynfilters.printable import printable
 from experiments.checks import CheckError, check_job, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
 from experiments.files import locked, now, read_json, write_json
@@ -74,7 +75,7 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """One line for each job, finished, failed, or found finished."""
         if isinstance(job_return._return_value, dict):
-            log.info("%s", describe_result(job_return._return_value))
+            log.info("%s", printable(describe_result(job_return._return_value)))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """The report on all that is there; a failed job makes the program fail."""
@@ -127,8 +128,7 @@ def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
     the values of a job take to set. Hydra's part is most of a configuration, and of a copy's time.
     """
     loader = GlobalHydra.instance().config_loader()
-    params = config.hydra.sweeper.get("params", {}).items()
-    params = [f"{key}={value}" for key, value in params if not key.startswith("hydra.")]
+    params = [f"{key}={value}" for key, value in config.hydra.sweeper.get("params", {}).items()]
     arguments = params + OmegaConf.to_container(config.hydra.overrides.task)
     parser = OverridesParser.create(config_loader=loader)
     batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
@@ -204,7 +204,7 @@ def note_end(directory: Path) -> None:
 
 def stop(message: str, code: int) -> NoReturn:
     """Ends the program with a message on standard error."""
-    print(message, file=sys.stderr)
+    print(printable(message, lines=True), file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -19,7 +19,7 @@ from dynfilters.registry import UnknownNameError
 from experiments.candidates import check_network, check_settings
 from experiments.confighash import canonical
 from experiments.data import check_data
-from experiments.files import check_room, check_writable
+from experiments.files import check_contained, check_room, check_writable
 from experiments.pairs import check_pairs, is_guided
 from experiments.plugins import import_plugins
 from experiments.sizes import check_seconds
@@ -37,6 +37,7 @@ def check_place(directory: Path, jobs: int) -> None:
     """`CheckError` unless `directory` can take the results of so many jobs, and their report."""
     try:
         check_writable(directory)
+        check_contained(directory)
         check_room(directory, REPORT_BYTES + jobs * JOB_BYTES)
     except OSError as error:
         raise CheckError(f"cannot write to {directory}: {error}") from error

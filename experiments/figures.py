@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ DPI = 170
 WIDTH = 6.4
 # Characters of a label; more would leave no room for the picture.
 LABEL = 42
+# Bytes of a part of a file's name.
+FILE_NAME = 120
 LOOK = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -197,8 +200,12 @@ def label(name: str) -> str:
 
 
 def file_name(name: str) -> str:
-    """`name` with nothing in it that a file system would mind."""
-    return "".join(mark if mark.isalnum() or mark in "-_" else "_" for mark in name)
+    """`name` with nothing in it that a file system would mind, and no longer than one takes."""
+    safe = "".join(mark if mark.isalnum() or mark in "-_" else "_" for mark in name)
+    if len(safe.encode()) <= FILE_NAME:
+        return safe
+    kept = safe.encode()[:FILE_NAME].decode(errors="ignore")
+    return f"{kept}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _patch(look: Style) -> dict:

@@ -8,7 +8,9 @@ import errno
 import json
 import os
 import platform
+import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from dynfilters.files import write_atomically
+from dynfilters.printable import printable
 from dynfilters.strict_json import finite
 
 LOCK = ".lock"
+# What may stand for a character that cannot be seen.
+_ODD = re.compile(rb"\\[ubfr]|[^\x20-\x7e\n\r\t]")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -27,8 +32,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads strict JSON. `ValueError` for NaN and Infinity too, and for bytes that are no text."""
-    return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    """Reads strict JSON. `ValueError` for NaN and Infinity too, and for bytes that are no text.
+
+    Its texts are made printable, for they go into pages, pictures and terminals. `OSError` for
+    what is no file but, say, a pipe, which nobody may ever write to.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path.name} is no ordinary file")
+    content = path.read_bytes()
+    value = json.loads(content, parse_constant=_refuse_constant)
+    return _printable(value) if _ODD.search(content) else value
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -40,6 +53,29 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = item
     return leaves
+
+
+def find_stray(directory: Path, root: Path) -> str | None:
+    """What in `directory` leads out of the folder `root`, or is neither file nor folder."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_symlink() and leads_out(Path(entry.path), root):
+                return f"{entry.name!r} is a link that leads out of {root.name!r}"
+            if not entry.is_file() and not entry.is_dir():
+                return f"{entry.name!r} is neither a file nor a folder"
+    return None
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether `path` in the folder `root` is a link to what is not in there."""
+    return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
+
+
+def check_contained(directory: Path) -> None:
+    """`OSError` if anything below `directory` leads out of it: writing there would go elsewhere."""
+    for folder, _, _ in os.walk(directory):
+        if stray := find_stray(Path(folder), directory):
+            raise OSError(errno.EPERM, f"{stray}, and nothing may be written through it")
 
 
 def check_writable(directory: Path) -> None:
@@ -86,6 +122,16 @@ def locked(directory: Path, wait: bool = True) -> Iterator[None]:
 def now() -> str:
     """Date and time to the second, with the offset from UTC."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value, lines=True)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): _printable(item) for key, item in value.items()}
+    return value
 
 
 def _refuse_constant(name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dynfilters.printable import printable
 from experiments.pictures import fit
 from experiments.results import Job, Sweep
 from experiments.sections.parts import Section
@@ -83,9 +84,17 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+
+
+def _visible(value: Any) -> Any:
+    """A text without what a reader cannot see; names of folders may hold anything."""
+    return (
+        value if not isinstance(value, str) or isinstance(value, Markup) else printable(value, True)
     )
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import sys
 from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
 
 
 def import_plugins(modules: Iterable[str]) -> None:
     """Imports the modules, so that what they register has a name here; `ValueError` if one fails.
 
-    Each process of a sweep does so before it looks at its configuration.
+    Each process of a sweep does so before it looks at its configuration. This runs the modules'
+    code, so what is imported is said.
     """
     for module in modules:
+        if module not in sys.modules:
+            log.info("plugins: importing %s", module)
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError) as error:  # a TypeError for one that begins with a dot
             raise ValueError(f"plugins: cannot import {module!r}: {error}") from error

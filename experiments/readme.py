@@ -17,6 +17,7 @@ from experiments.claim import compare_all, judge
 from experiments.page import facts
 from experiments.results import load_sweep
 from experiments.summary import make_groups
+from experiments.wording import escape_markdown
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -44,11 +45,15 @@ def ablation_section(directory: Path) -> str:
     sweep = load_sweep(directory)
     made = {name: "; ".join(values) for name, values in facts(sweep)}
     table = (directory / "results.md").read_text(encoding="utf-8").strip()
-    how = [f"{name}: {made[name]}." for name in ("Device", "Optim", "Versions") if name in made]
+    how = [
+        f"{name}: {escape_markdown(made[name])}."
+        for name in ("Device", "Optim", "Versions")
+        if name in made
+    ]
     claim = judge(compare_all(make_groups(sweep.jobs)))
     return "\n\n".join(
         [
-            f"> {claim.sentence}",
+            f"> {escape_markdown(claim.sentence)}",
             table,
             "Mean ± standard deviation over seeds; Δ is paired by seed; latency and memory are "
             "those of one training batch. Made by `make ablation`. " + " ".join(how),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments import tables
 from experiments.contests import contest_table
-from experiments.files import check_writable, write_atomically
+from experiments.files import check_writable, leads_out, write_atomically
 from experiments.page import REPORT, render_report
 from experiments.pictures import draw_all
 from experiments.results import load_sweep
@@ -40,6 +40,8 @@ def build_report(directory: Path, baseline: str = BASELINE) -> Path:
     study = Study(sweep, baseline)
     write_tables(study)
     sections = build_sections(study)
+    if leads_out(directory / "figures", directory):
+        raise OSError(f"{directory / 'figures'} is a link that leads out of there")
     plots = [plot for section in sections for plot in section.plots()]
     pictures = draw_all(plots, directory / "figures")
     write_atomically(directory / REPORT, render_report(sweep, sections, pictures))

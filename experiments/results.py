@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.files import flatten, read_json, write_json
+from experiments.files import find_stray, flatten, leads_out, read_json, write_json
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
@@ -184,11 +184,23 @@ def load_sweep(directory: Path) -> Sweep:
         if not path.is_dir() or path.name in NOT_JOBS or path.name.startswith("."):
             continue
         try:
+            if stray := _find_stray(path, directory):
+                raise InvalidResultError(stray)
             jobs.append(Job(read_result(path), path))
         except InvalidResultError as error:
             problems.append((path.name, str(error)))
     try:
-        facts = read_json(directory / SWEEP)
+        facts = {} if leads_out(directory / SWEEP, directory) else read_json(directory / SWEEP)
     except (OSError, ValueError):
         facts = {}
     return Sweep(directory, jobs, problems, facts if isinstance(facts, dict) else {})
+
+
+def _find_stray(job: Path, sweep: Path) -> str | None:
+    """Why what a job's directory holds is not the sweep's own, and must not get into its report."""
+    if leads_out(job, sweep):
+        return f"{job.name!r} is a link that leads out of {sweep.name!r}"
+    try:
+        return find_stray(job, sweep)
+    except OSError as error:
+        return f"cannot be listed: {error.strerror or error}"

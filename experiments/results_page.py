@@ -9,12 +9,14 @@ Takes what `make results` has left in the sweeps' folders. Exit status: 0 if the
 from __future__ import annotations
 
 import datetime
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
+from dynfilters.printable import printable
 from experiments.files import check_writable, write_atomically
 from experiments.page import facts
 from experiments.pictures import draw_all
@@ -24,6 +26,7 @@ from experiments.sections.parts import Box, Item, Listing, Plot, Section, Sheet
 from experiments.sections.problems import build_failed, build_unusable
 from experiments.study import Study
 from experiments.tables import to_markdown
+from experiments.wording import escape_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = "figures"
@@ -81,7 +84,7 @@ def _section(study: Study, section: Section) -> str:
     for problem in problems:
         parts += [f"### {problem.title}", *map(_part, problem.parts)]
     made = {fact: "; ".join(values) for fact, values in facts(study.sweep)}
-    how = [f"- {fact}: {made[fact]}" for fact in FACTS if fact in made]
+    how = [f"- {fact}: {escape_markdown(made[fact])}" for fact in FACTS if fact in made]
     return "\n\n".join([*parts, "\n".join(how)])
 
 
@@ -91,20 +94,21 @@ def _part(part: Plot | Sheet | Box | Listing) -> str:
 
 
 def _plot(plot: Plot) -> str:
-    alt = plot.alt.replace("[", "(").replace("]", ")")
-    return f"![{alt}]({FIGURES}/{plot.name}.png)\n\n*{plot.title}.* {plot.caption}"
+    alt, title, caption = map(escape_markdown, (plot.alt, plot.title, plot.caption))
+    return f"![{alt}]({FIGURES}/{plot.name}.png)\n\n*{title}.* {caption}"
 
 
 def _sheet(sheet: Sheet) -> str:
-    title = [f"### {sheet.title}"] if sheet.title else []
+    title = [f"### {escape_markdown(sheet.title)}"] if sheet.title else []
     note = [sheet.table.note] if sheet.table.note else []
     return "\n\n".join([*title, to_markdown(sheet.table).strip(), *note])
 
 
 def _box(box: Box) -> str:
-    aside = [box.aside] if box.aside else []
-    lines = "\n".join(f"- {line}" for line in box.text)
-    return "\n\n".join([f"> {box.headline}", *aside, *([lines] if lines else [])])
+    aside = [escape_markdown(box.aside)] if box.aside else []
+    lines = "\n".join(f"- {escape_markdown(line)}" for line in box.text)
+    headline = f"> {escape_markdown(box.headline)}"
+    return "\n\n".join([headline, *aside, *([lines] if lines else [])])
 
 
 def _listing(listing: Listing) -> str:
@@ -112,7 +116,9 @@ def _listing(listing: Listing) -> str:
 
 
 def _item(item: Item) -> str:
-    return f"- `{item.name}`: {item.text}"
+    plain = re.fullmatch(r"[\w .,=()/:-]+", item.name)
+    name = f"`{item.name}`" if plain else escape_markdown(printable(item.name))
+    return f"- {name}: {escape_markdown(item.text)}"
 
 
 _WRITERS = {Plot: _plot, Sheet: _sheet, Box: _box, Listing: _listing}

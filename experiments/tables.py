@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.results import Job
 from experiments.summary import Row
-from experiments.wording import NOTHING, number, points
+from experiments.wording import NOTHING, escape_markdown, number, points
 
 ERROR_LENGTH = 160
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 SIZES = ("batch", "channels", "resolution", "groups")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -27,6 +28,10 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    # At the start of a row these would belong to the end of the one before.
+    "[": "{[}",
+    "*": "{*}",
+    **dict.fromkeys("\n\t", " "),
 }
 
 
@@ -62,9 +67,14 @@ def jobs_csv(jobs: Sequence[Job]) -> str:
     columns = [leaf for leaf in columns if leaf != "error.traceback"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(job.leaves for job in jobs)
+    writer.writerow({leaf: _spreadsheet(leaf) for leaf in columns})
+    writer.writerows({k: _spreadsheet(v) for k, v in job.leaves.items()} for job in jobs)
     return text.getvalue()
+
+
+def _spreadsheet(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, marked as text by an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def training_table(rows: Sequence[Row], failed: Sequence[Job], baseline: str) -> Table:
@@ -124,7 +134,7 @@ def to_markdown(table: Table) -> str:
     """A GitHub table."""
     marks = ["---"] * table.text + ["---:"] * (len(table.columns) - table.text)
     lines = [table.columns, marks, *table.rows]
-    return "".join(f"| {' | '.join(_markdown(cell) for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(escape_markdown(cell) for cell in line)} |\n" for line in lines)
 
 
 def to_latex(table: Table) -> str:
@@ -206,11 +216,6 @@ def _profile_order(job: Job) -> tuple:
     sizes = (job.get(f"config.profile.{key}") for key in ("channels", "resolution", *SIZES))
     names = (job.get(f"config.profile.{key}") or "" for key in ("vary", "part"))
     return *names, job.filter, *(size if isinstance(size, (int, float)) else 0 for size in sizes)
-
-
-def _markdown(cell: str) -> str:
-    # A name may come from anyone's configuration: no cell ends its column, or becomes a tag.
-    return re.sub(r"([|\\`*\[\]])", r"\\\1", cell).replace("<", "&lt;").replace("\n", " ")
 
 
 def _latex_line(cells: Iterable[str]) -> str:

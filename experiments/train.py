@@ -34,9 +34,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from dynfilters.printable import printable
 from experiments.ablate import CONF, INTERRUPTED
 from experiments.callback import CANNOT_START, SOME_FAILED, describe
 from experiments.checks import CheckError
+from experiments.guard import guarded
 from experiments.trainer.launch import Interrupted, is_first
 from experiments.trainer.run import run
 
@@ -72,7 +74,8 @@ def main() -> None:
     # Hydra would print errors itself and exit, so that no message could name the nearest choice.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        train()
+        with guarded():
+            train()
     except (HydraException, OmegaConfBaseException, OSError) as error:  # no folder for the run
         leave(describe(error), CANNOT_START)
     except KeyboardInterrupt:  # in an evaluation, or before the training
@@ -82,7 +85,7 @@ def main() -> None:
 def leave(message: str, status: int) -> NoReturn:
     """Ends the program; one of its processes says why."""
     if is_first() or status == SOME_FAILED:
-        print(message, file=sys.stderr)
+        print(printable(message, lines=True), file=sys.stderr)
     raise SystemExit(status)
 
 

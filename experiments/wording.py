@@ -80,3 +80,8 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     """A sort key by which "depth=4" comes before "depth=16"."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(1, 0.0, p) if i % 2 == 0 else (0, float(p), "") for i, p in enumerate(parts) if p]
+
+
+def escape_markdown(text: str) -> str:
+    """`text` from anyone's file: it ends no cell of a table, and becomes no tag or link."""
+    return re.sub(r"([|\\`*\[\]])", r"\\\1", " ".join(text.splitlines())).replace("<", "&lt;")

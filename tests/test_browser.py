@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from security.attacks import SCRIPT, TEXTS
+from security.hostile_sweep import PIXEL, hostile
 from sweeps import CURVE, depth_sweep, failure, pair, profile, result, save
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
 import browser  # noqa: E402 (needs selenium)
 
+from experiments import pictures  # noqa: E402
 from experiments.index import build_index  # noqa: E402
 from experiments.report import build_report  # noqa: E402
 
@@ -139,6 +142,30 @@ def test_the_page_reads_well_without_script(driver, outputs: Path) -> None:
         assert {"filter", "activation", "parameters"} <= set(headings)
     finally:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_nothing_in_a_sweep_of_attacks_is_run(driver, tmp_path: Path, monkeypatch) -> None:
+    """Scripts, handlers, links and templates in all names, messages, folders and commands."""
+    monkeypatch.setattr(pictures, "render", lambda plot: PIXEL)
+    (tmp_path / "real.html").write_text("".join(TEXTS[name] for name in ("script", "attribute")))
+    driver.get((tmp_path / "real.html").as_uri())
+    assert driver.execute_script("return window.hacked") == 1, "these attacks would show nothing"
+
+    sweep = hostile(tmp_path / "outputs" / '"><img src=x onerror="window.hacked = 1">')
+    build_report(sweep)
+    build_index(sweep.parent)
+    browser.resize(driver, DESKTOP)
+    for page in (sweep / "report.html", sweep.parent / "index.html"):
+        requested(driver)
+        driver.get_log("browser")
+        driver.get(page.as_uri())
+        for button in driver.find_elements("css selector", "th button")[:3]:
+            button.click()
+        assert driver.execute_script("return window.hacked") is None
+        assert [url for url in requested(driver) if not url.startswith("data:")] == [page.as_uri()]
+        assert driver.get_log("browser") == []  # no violation of the page's policy either
+        assert SCRIPT in driver.execute_script("return document.body.textContent")
+        assert len(driver.find_elements("css selector", "script")) == 1
 
 
 # Elements that reach beyond the screen although they are in no box that scrolls.

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from dynfilters.printable import printable
+
 T = TypeVar("T")
 PROSE = 20  # columns of the terminal that prose takes at least
 GAP = 2  # between columns of a drawn table
@@ -43,7 +45,7 @@ class Table:
         long  20
         """
         cells = [list(map(str, row)) for row in ([self.header] if self.header else [])]
-        cells += [list(map(str, row)) for row in self.rows]
+        cells += [list(map(_text, row)) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         indent = "  " if self.title else ""
         lines = (
@@ -72,7 +74,7 @@ class Table:
     def _needs(self) -> int:
         """Columns of the terminal below which something would have to be cut off."""
         columns = zip(self.header, *self.rows, strict=True)
-        widths = (max(len(str(cell)) for cell in column) for column in columns)
+        widths = (max(len(_text(cell)) for cell in column) for column in columns)
         least = [min(PROSE, w) if i in self.prose else w for i, w in enumerate(widths)]
         return sum(least) + GAP * (len(least) - 1)
 
@@ -145,4 +147,9 @@ def _literal(cells: Iterable[object]) -> list[Any]:
     """Cells without rich's markup, which brackets would be taken for."""
     from rich.text import Text
 
-    return [Text(str(cell)) for cell in cells]
+    return [Text(_text(cell)) for cell in cells]
+
+
+def _text(cell: object) -> str:
+    """A cell in one line; what it shows may come from a file."""
+    return printable(str(cell))

@@ -90,7 +90,7 @@ def _content(path: Path) -> Any:
     """Whatever was saved in the file."""
     try:
         with path.open("rb") as file:
-            size, head = path.stat().st_size, file.read(16)
+            head = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     if path.suffix == ".safetensors":
@@ -99,7 +99,7 @@ def _content(path: Path) -> Any:
         seen = repr(head) if head else "nothing"
         raise CheckpointError(f"{path}: is no checkpoint, it begins with {seen}")
     try:
-        _check_unpacked_size(path, size)
+        check_unpacked_size(path)
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             # A pickle of a protocol that torch does not write: it is read, or it is refused.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
@@ -132,8 +132,10 @@ def _harmless() -> list[Any]:
     return [Namespace, np.dtype, *numbers, *((scalar, name) for name in names)]
 
 
-def _check_unpacked_size(path: Path, size: int) -> None:
-    """torch does not compress, so what unpacks to more than the file is made to fill memory."""
+def check_unpacked_size(path: Path) -> None:
+    """`CheckpointError` for an archive made to fill memory: torch's own are not compressed, and
+    unpack to no more than the file."""
+    size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

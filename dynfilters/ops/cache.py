@@ -50,16 +50,60 @@ def directories() -> list[Path]:
 
 
 def distrust(path: Path) -> str | None:
-    """Why code found at `path` must not be run: somebody else could have put it there."""
+    """Why code found at `path` must not be run: somebody else could have put it there.
+
+    As it is spelled, and with its links followed: who can rename a folder of either way, or change
+    a link, can put another in the place of all below.
+    """
     try:
         facts = path.lstat() if path.parent == Path(tempfile.gettempdir()) else path.stat()
-    except OSError as error:
-        return error.strerror or str(error)
-    if facts.st_uid not in (os.getuid(), 0):
-        return f"belongs to another user ({facts.st_uid})"
-    if facts.st_mode & 0o022:  # that of a link says so too
-        return f"can be changed by other users (mode {stat.S_IMODE(facts.st_mode):o})"
+        if reason := _within_reach(facts):
+            return reason
+        parents = path.absolute().parents
+        for place in {*parents, *path.resolve().parents}:
+            if reason := _within_reach(place.stat(), parent=True):
+                return f"is in {place}, which {reason}"
+        for place in (place for place in parents if place.is_symlink()):
+            if reason := _within_reach(place.lstat(), parent=True, link=True):
+                return f"is behind {place}, which {reason}"
+    except (OSError, RuntimeError) as error:  # the latter for links in a circle
+        return getattr(error, "strerror", None) or str(error)
     return None
+
+
+def _within_reach(facts: os.stat_result, parent: bool = False, link: bool = False) -> str | None:
+    """Who else can change what is there; a parent folder may also be sticky, or a private group's.
+
+    Above it, owners that this system does not know, as outside of a container, are nobody here.
+    """
+    trusted = {os.getuid(), 0, *([_unknown_user()] if parent else [])}
+    if facts.st_uid not in trusted:
+        return f"belongs to another user ({facts.st_uid})"
+    others = facts.st_mode & 0o022
+    sticky = parent and facts.st_mode & stat.S_ISVTX
+    private = parent and others == 0o020 and _is_private(facts.st_gid)
+    if link or not others or sticky or private:  # that of a link is 777 and means nothing
+        return None
+    return f"can be changed by other users (mode {stat.S_IMODE(facts.st_mode):o})"
+
+
+def _is_private(gid: int) -> bool:
+    """Whether this user alone is in the group, as many systems have one for each user."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _unknown_user() -> int:
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def writable_directory(candidates: list[Path]) -> Path:

@@ -27,6 +27,8 @@ from experiments.wording import counted, listed, number
 COLUMNS = 4
 # Every colour that a palette can have: differences between candidates are small.
 PALETTE = 256
+# Pieces of images are a few kilobytes each: what unpacks to more is made to fill memory.
+CROPS_BYTES = 2**26
 Images = Mapping[str, np.ndarray]
 
 
@@ -53,7 +55,7 @@ def crops(contest: Contest) -> Plot | None:
         return None
     images, name = pieces[0].images, pieces[0].image
     return Plot(
-        f"crops_{file_name(contest.name)}_x{contest.scale}",
+        f"crops_{file_name(f'{contest.name}_x{contest.scale}')}",
         f"{contest.title.capitalize()}: {name} by {counted(len(pieces), 'upsampler')}",
         "The piece of the held-out images where bilinear interpolation errs most, of each "
         "candidate's first seed; PSNR is that of the whole image.",
@@ -82,9 +84,12 @@ def read_crops(job: Job) -> Images | None:
     """What the job has left in `crops.npz`; None if it is missing or damaged."""
     try:
         content = io.BytesIO((job.directory / CROPS).read_bytes())
+        with zipfile.ZipFile(content) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > CROPS_BYTES:
+                return None
         with np.load(content, allow_pickle=False) as file:
             images = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile):
         return None
     pictures = [images.get(key) for key in ("truth", "input", "output")]
     sound = all(

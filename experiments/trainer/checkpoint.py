@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynfilters.files import replacing
-from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from dynfilters.models.checkpoints import CheckpointError, check_unpacked_size, read_checkpoint
 from dynfilters.models.misfit import find_misfit
 from experiments.files import flatten
 
@@ -39,7 +39,10 @@ def read_own(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     try:
+        check_unpacked_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises all sorts of things for a damaged file, OSError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

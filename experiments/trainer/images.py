@@ -21,6 +21,8 @@ INTERPOLATIONS = {
 # One of them by lot for each image, so that a network does not depend on either.
 RANDOM = "random"
 ATTEMPTS = 10
+# Those that photographs come in. Pillow knows others, of which EPS is a program for Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 # What an evaluation does not count: an image that cannot be read.
 UNREADABLE = -1
 
@@ -49,7 +51,8 @@ class Box(NamedTuple):
 def read_image(source: Path | str | bytes) -> Image.Image:
     """The image in a file, or in bytes, as RGB. `UnreadableError` whatever is wrong with it."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=FORMATS) as image:
             return image.convert("RGB")
     except MemoryError:
         raise

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dynfilters.printable import printable
 from experiments.files import write_atomically
 from experiments.results import HISTORY
 from experiments.train_job import to_csv
@@ -76,13 +77,13 @@ class Journal:
         if self.silent or len(names) == self.known:
             return
         path = self.directory / UNREADABLE_FILES
-        write_atomically(path, "".join(f"{name}\n" for name in names))
+        write_atomically(path, "".join(f"{printable(name)}\n" for name in names))
         self.say(f"{len(names)} images cannot be read, the first is {names[0]}; all are in {path}")
         self.known = len(names)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.bar.write(text)
+        self.bar.write(printable(text))
 
     def close(self) -> None:
         self.bar.close()

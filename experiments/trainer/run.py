@@ -19,7 +19,7 @@ from dynfilters.diagnostics import count_macs, count_parameters
 from dynfilters.diagnostics.machine import describe_device
 from dynfilters.files import remove_leftovers
 from experiments.checks import CheckError, check_name
-from experiments.files import check_writable, locked, write_json
+from experiments.files import check_contained, check_writable, locked, write_json
 from experiments.machine import versions
 from experiments.plugins import import_plugins
 from experiments.results import describe_error, empty_result, write_result
@@ -219,6 +219,7 @@ def _alone(directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             check_writable(directory)
+            check_contained(directory)
             stack.enter_context(locked(directory, wait=False))
             remove_leftovers(directory, (LAST, BEST))
         except BlockingIOError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,17 +30,26 @@ from experiments.trainer.order import Share
 Raw = Mapping[str, Any]
 # So many images in a row that cannot be read are no accident.
 PATIENCE = 1000
+# webdataset would open other addresses too, and run whatever follows "pipe:" in a shell.
+ADDRESS = re.compile(r"(https?|hf|gs|sftp|ftps|scp)://[\w.~:/?#@!&()*+,;=%\[\]-]+")
+# An image, or a class. Read whole, a member that says it is larger could fill the memory.
+MEMBER_BYTES = 2**28
 
 
 def list_shards(name: str, pattern: str) -> list[str]:
     """The shards that `pattern`, with braces, names. `DataError` if a file is not there.
 
-    `name` is what the setting is called. Addresses are not asked for.
+    `name` is what the setting is called. Addresses are not asked for, but must be such as can do
+    no more than be read.
     """
     from webdataset.shardlists import expand_urls
 
     urls = expand_urls(pattern)
     files = [url for url in urls if ":" not in url]
+    if strange := [url for url in urls if ":" in url and not ADDRESS.fullmatch(url)]:
+        raise DataError(
+            f"{name}: expected files, or addresses such as https://…, got {strange[0]!r}"
+        )
     if missing := [url for url in files if not Path(url).is_file()]:
         raise DataError(f"{name}: {len(missing)} of {len(urls)} shards are not there: {missing[0]}")
     return urls
@@ -47,7 +58,7 @@ def list_shards(name: str, pattern: str) -> list[str]:
 def read_shard(url: str, report: Callable[[str], None]) -> Iterator[Raw]:
     """The samples of one shard, undecoded, in order; what breaks off is reported, not raised."""
     from webdataset.gopen import gopen
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import group_by_keys
 
     def handler(error: Exception) -> bool:
         report(f"{url}: {type(error).__name__}: {error.args[0] if error.args else ''}")
@@ -59,8 +70,25 @@ def read_shard(url: str, report: Callable[[str], None]) -> Iterator[Raw]:
         handler(error)
         return
     with stream:
-        files = tar_file_expander([{"url": url, "stream": stream}], handler=handler)
+        files = _members(url, stream, handler)
         yield from group_by_keys(files, handler=handler)
+
+
+def _members(url: str, stream: IO[bytes], handler: Callable[[Exception], bool]) -> Iterator[Raw]:
+    """The files in a tar, as webdataset groups them to samples: nothing is written to the disk."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                archive.members = []  # or it keeps them all
+                if not member.isreg() or re.match(r"__[^/]*__($|/)", member.name):
+                    continue
+                if member.size > MEMBER_BYTES:
+                    handler(ValueError(f"{member.name}: {member.size:,} bytes are no image"))
+                    continue
+                content = archive.extractfile(member).read()
+                yield {"fname": member.name, "data": content, "__url__": url}
+    except Exception as error:  # a damaged archive can raise anything
+        handler(error)
 
 
 class Shards(IterableDataset):

@@ -8,19 +8,20 @@
 
 #include "../tensors.h"
 #include "activate.h"
-#include "kernels.h"
 #include "generate_op.h"
+#include "kernels.h"
+#include "nonfinite.h"
 
 namespace {
 
 using namespace dynfilters;
 using namespace dynfilters::cpu;
 
-// Whether all runs of tasks succeeded.
+// Whether all runs of tasks succeeded. `least`: tasks that are worth a thread.
 template <class F>
-bool over_tasks(int64_t tasks, const F& run) {
+bool over_tasks(int64_t tasks, const F& run, int64_t least = 1) {
   std::atomic<bool> done{true};
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, tasks, least, [&](int64_t begin, int64_t end) {
     if (!run(begin, end)) done = false;
   });
   return done;
@@ -68,6 +69,17 @@ struct Wanted {
   bool x, spatial, channel;
 };
 
+// See nonfinite.h.
+void correct_grad_x(const Problem& p, Storage storage, const Operands& o) {
+  const int64_t taps = p.channels * p.taps() * p.phases, many = 64 * 1024;
+  const auto are_finite = [&](int64_t begin, int64_t end) { return channel_is_finite(p, storage, o, begin, end); };
+  if (over_tasks(p.batch, are_finite, std::max<int64_t>(many / taps, 1))) return;
+  over_tasks(p.batch, [&](int64_t begin, int64_t end) {
+    grad_x_nonfinite(p, storage, o, begin, end);
+    return true;
+  });
+}
+
 Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const OptionalTensor& spatial,
                        const OptionalTensor& channel, const Activation& activation, const Wanted& want) {
   const Storage storage = storage_of<Storage>(x);
@@ -101,6 +113,7 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
              return true;
            }));
   });
+  if (want.x && channel) correct_grad_x(p, storage, o);
   return {gx, gs, gc};
 }
 

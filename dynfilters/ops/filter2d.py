@@ -72,8 +72,7 @@ def filter2d(
     Accuracy: sums are kept in float32, in float64 for float64, and rounded once. Relative to the
     sum of the terms' magnitudes a gradient of channel taps, over all positions, is off by less
     than 1e-5 for ten million float32 terms; one of spatial taps, over the C/G channels of a
-    group, by at most C/G · 2⁻²⁴. Infinities and NaN go where the formula has them; only that a
-    tap which is not finite may meet the zeros around x, to NaN, as in PyTorch's convolutions.
+    group, by at most C/G · 2⁻²⁴. Infinities and NaN go where the formula has them.
 
     Raises:
         ValueError: names the argument, what was expected and what came.

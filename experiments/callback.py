@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters.files import remove_leftovers
 from dynfilters.printable import printable
-from experiments.checks import CheckError, check_job, check_place, explain_missing
+from experiments.checks import CheckError, check_job, check_link, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
 from experiments.files import locked, now, read_json, write_json
 from experiments.results import SWEEP, InvalidResultError, read_result
@@ -68,7 +68,9 @@ class SweepCallback(Callback):
         """The same checks for a job on its own."""
         try:
             check_job(config)
-            check_place(Path(config.hydra.run.dir), 1)  # its name is the hash of what was checked
+            directory = Path(config.hydra.run.dir)  # its name is the hash of what was checked
+            check_link(directory)
+            check_place(directory, 1)
         except Exception as error:
             stop(describe(error), CANNOT_START)
 

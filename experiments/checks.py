@@ -19,7 +19,7 @@ from dynfilters.registry import UnknownNameError
 from experiments.candidates import check_network, check_settings
 from experiments.confighash import canonical
 from experiments.data import check_data
-from experiments.files import check_contained, check_room, check_writable
+from experiments.files import check_contained, check_room, check_writable, leads_out
 from experiments.pairs import check_pairs, is_guided
 from experiments.plugins import import_plugins
 from experiments.sizes import check_seconds
@@ -41,6 +41,12 @@ def check_place(directory: Path, jobs: int) -> None:
         check_room(directory, REPORT_BYTES + jobs * JOB_BYTES)
     except OSError as error:
         raise CheckError(f"cannot write to {directory}: {error}") from error
+
+
+def check_link(directory: Path) -> None:
+    """`CheckError` if a job's directory is a link out of its sweep's."""
+    if leads_out(directory, directory.parent):
+        raise CheckError(f"{directory}: is a link that leads out of {directory.parent.name!r}")
 
 
 def check_job(cfg: DictConfig) -> None:

@@ -19,6 +19,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 NAME = re.compile(r"\w[\w.-]*")
 CALLBACKS = ({}, None, {"ablation": {"_target_": "experiments.callback.SweepCallback"}})
@@ -46,7 +47,9 @@ TYPED: Mapping[str, Collection[Any] | re.Pattern] = {
     "sweep.dir": PLACE,
     "sweep.subdir": PLACE,
     "output_subdir": (None, ".hydra"),
+    "runtime.output_dir": (None, "???"),
     "launcher.submitit_folder": (None, SUBMITIT),
+    "launcher.temp_folder": (None,),
     "launcher.setup": (None, []),
     "launcher.srun_args": (None, []),
     "launcher.additional_parameters": (None, {}),
@@ -74,7 +77,12 @@ class GuardedLoader(ConfigLoaderImpl):
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
-        cfg = super().load_configuration(config_name, overrides, *args, **kwargs)
+        try:
+            cfg = super().load_configuration(config_name, overrides, *args, **kwargs)
+        except YAMLError as error:  # no YAML, or a tag that would make an object
+            raise HydraException(f"a configuration cannot be read: {error}") from None
+        if sum(map(len, cfg.hydra.overrides.values())) > len(overrides):
+            refuse("hydra.overrides", "what is typed on the command line", cfg.hydra.overrides)
         check(cfg, {override.lstrip("+").partition("=")[0].strip() for override in overrides})
         return cfg
 
@@ -199,7 +207,8 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _check_job(hydra: Mapping[str, Any]) -> None:
     job, sweeper = hydra.get("job") or {}, hydra.get("sweeper") or {}
-    if job.get("env_set"):
+    copied = job.get("env_copy") or []  # Hydra has set these to what they are
+    if any(name not in copied for name in job.get("env_set") or {}):
         refuse("hydra.job.env_set", "nothing: set variables in the shell", job["env_set"])
     if not NAME.fullmatch(str(job.get("name") or "job")):
         refuse("hydra.job.name", "letters, digits, '_', '.', '-'", job["name"])

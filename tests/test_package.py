@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_the_wheel_has_every_module_the_configuration_and_the_command(wheel: Pat
     settings = {f"dynfilters/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert modules | settings <= names
     assert not {name for name in names if name.endswith((".so", ".pyc")) or "tests/" in name}
+    assert {re.sub(r"-.*", "", name.split("/")[0]) for name in names} == {"dynfilters"}
     (entries,) = (name for name in names if name.endswith("entry_points.txt"))
     parser = configparser.ConfigParser()
     parser.read_string(archive.read(entries).decode())

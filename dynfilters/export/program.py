@@ -90,8 +90,9 @@ def export_program(
 def load_program(path: str | os.PathLike) -> Callable[..., Any]:
     """What `export_program` wrote, compiled or not, to be called as the module was.
 
-    `ValueError` if the file is not there or no such program. A compiled program runs machine code
-    from the file: load only what you trust.
+    `ValueError` if the file is not there or no such program. A `.pt2` file is a program: torch
+    runs machine code in it, and unpickles and evaluates parts of what is not compiled. Load only
+    what you trust; for weights from anywhere there are `load_model` and `from_pretrained`.
     """
     path = Path(path)
     if not zipfile.is_zipfile(path):

@@ -88,6 +88,8 @@ def open_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
 
 def _content(path: Path) -> Any:
     """Whatever was saved in the file."""
+    if path.is_fifo():
+        raise CheckpointError(f"{path}: is a pipe, and nobody may ever write to it")
     try:
         with path.open("rb") as file:
             head = file.read(16)

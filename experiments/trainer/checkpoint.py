@@ -34,6 +34,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_own(path: Path) -> dict[str, Any]:
     """A checkpoint of this program, on the CPU. `CheckpointError` if it is none, or damaged."""
+    if path.is_fifo():
+        raise CheckpointError(f"{path}: is a pipe, and nobody may ever write to it")
     try:
         path.open("rb").close()
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,13 +129,24 @@ class Folder(Dataset):
 
 
 def _images_below(root: Path, name: str) -> list[str]:
-    found = [
-        os.path.relpath(os.path.join(directory, file), root)
-        for directory, _, files in os.walk(root / name, followlinks=True)
+    files = _files_below(os.path.join(root, name))
+    return sorted(
+        os.path.relpath(file, root)
         for file in files
         if os.path.splitext(file)[1].lower() in EXTENSIONS
-    ]
-    return sorted(found)
+    )
+
+
+def _files_below(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Every file at whatever depth, behind links too, unless one leads to where it came from."""
+    if (place := os.path.realpath(folder)) in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files_below(entry.path, above | {place})
+            else:
+                yield entry.path
 
 
 def _some(names: Sequence[str]) -> str:

@@ -50,6 +50,8 @@ class Box(NamedTuple):
 
 def read_image(source: Path | str | bytes) -> Image.Image:
     """The image in a file, or in bytes, as RGB. `UnreadableError` whatever is wrong with it."""
+    if not isinstance(source, bytes) and Path(source).is_fifo():
+        raise UnreadableError("is a pipe, and nobody may ever write to it")
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from sweeps import run_main
 
 from experiments import ablate, guard, train
@@ -48,6 +50,11 @@ ATTACKS = {
     "a folder above": ("sweep: {dir: a/../../MARKER}", "hydra.sweep.dir"),
     "a folder by reference": ("sweep: {dir: '${hydra.x}'}", "hydra.sweep.dir"),
     "a folder of a job": ("sweep: {subdir: ../MARKER}", "hydra.sweep.subdir"),
+    "a folder said to be typed": (
+        "overrides: {hydra: ['hydra.sweep.dir=/MARKER', 'hydra.sweep.subdir=x']}",
+        "hydra.overrides",
+    ),
+    "a folder of the log": ("runtime: {output_dir: MARKER}", "hydra.runtime.output_dir"),
     "a folder of settings": ("output_subdir: ../../MARKER", "hydra.output_subdir"),
 }
 SLURM = {
@@ -83,7 +90,7 @@ def refused(directory: Path, capfd: pytest.CaptureFixture[str], status: int) -> 
 def test_hydra_is_handed_nothing_but_what_is_needed(
     text: str, key: str, tmp_path: Path, monkeypatch, capfd
 ) -> None:
-    conf = write(tmp_path, f"seed: -1\nhydra:\n  {text}")
+    conf = write(tmp_path, f"device: none\nhydra:\n  {text}")
     status = run_main(monkeypatch, tmp_path, "-m", f"--config-dir={conf}", "experiment=evil")
     message = refused(tmp_path, capfd, status)
     assert key in message and "SECURITY.md" in message
@@ -94,15 +101,21 @@ def test_nothing_is_for_a_shell_that_was_not_typed(
     setting: str, text: str, key: str, tmp_path: Path, monkeypatch, capfd
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    before = "defaults:\n  - override /hydra/launcher: submitit_slurm\nseed: -1\n"
+    before = "defaults:\n  - override /hydra/launcher: submitit_slurm\ndevice: none\n"
     conf = write(tmp_path, f"{before}hydra:\n  launcher:\n    {setting}: {text}")
     status = run_main(monkeypatch, tmp_path, "-m", f"--config-dir={conf}", "experiment=evil")
     assert key in refused(tmp_path, capfd, status)
 
 
+def test_yaml_makes_no_objects(tmp_path: Path, monkeypatch, capfd) -> None:
+    conf = write(tmp_path, "x: !!python/object/apply:os.makedirs [MARKER]")
+    status = run_main(monkeypatch, tmp_path, f"--config-dir={conf}", "experiment=evil")
+    assert "could not determine a constructor" in refused(tmp_path, capfd, status)
+
+
 def test_a_launcher_of_one_s_own_makes_no_objects(tmp_path: Path, monkeypatch, capfd) -> None:
     basic = "_target_: hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-    write(tmp_path, "defaults:\n  - override /hydra/launcher: evil\nseed: -1")
+    write(tmp_path, "defaults:\n  - override /hydra/launcher: evil\ndevice: none")
     conf = write(tmp_path, f"{basic}\nx: {TARGET}", "hydra/launcher")
     status = run_main(monkeypatch, tmp_path, "-m", f"--config-dir={conf}", "experiment=evil")
     assert "hydra.launcher.x._target_" in refused(tmp_path, capfd, status)
@@ -111,7 +124,7 @@ def test_a_launcher_of_one_s_own_makes_no_objects(tmp_path: Path, monkeypatch, c
 @pytest.mark.parametrize("name", ["a callback", "a factory of Hydra's loggers"])
 def test_the_attacks_are_real(name: str, tmp_path: Path, monkeypatch) -> None:
     """Without the check they succeed, before any callback of ours sees the configuration."""
-    conf = write(tmp_path, f"seed: -1\nhydra:\n  {ATTACKS[name][0]}")
+    conf = write(tmp_path, f"device: none\nhydra:\n  {ATTACKS[name][0]}")
     monkeypatch.setattr(guard, "check", lambda *_: None)
     run_main(monkeypatch, tmp_path, f"--config-dir={conf}", "experiment=evil")
     assert (tmp_path / "marker").is_dir()
@@ -127,7 +140,9 @@ def test_typed_on_the_command_line_it_is_no_better(tmp_path: Path, monkeypatch, 
         ("+hydra.job.env_set.CXX=evil", "hydra.job.env_set"),
     ):
         (tmp_path / "stranger").mkdir(exist_ok=True)
-        message = refused(tmp_path, capfd, run_main(monkeypatch, tmp_path, "-m", override))
+        message = refused(
+            tmp_path, capfd, run_main(monkeypatch, tmp_path, "-m", "device=none", override)
+        )
         assert key in message
 
 
@@ -154,11 +169,25 @@ def test_no_pickled_configuration_is_rerun(tmp_path: Path, monkeypatch, capfd) -
         assert "--experimental-rerun: unpickles" in refused(tmp_path, capfd, status)
 
 
+def test_workers_are_guarded_too() -> None:
+    """What composes there came by a pickle, from where all was guarded."""
+    with guard.guarded(), initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+        loader = pickle.loads(pickle.dumps(GlobalHydra.instance().config_loader()))
+        master = loader.load_configuration("ablate", [], RunMode.MULTIRUN)
+        assert loader.load_sweep_config(master, ["seed=3"]).seed == 3
+        for override in ("+hydra.job.env_set.A=b", "+x._target_=os.system", "name=../x"):
+            with pytest.raises(guard.ForbiddenError):
+                loader.load_sweep_config(master, [override])
+
+
 def test_what_the_program_comes_with_is_allowed() -> None:
     """Every launcher, and what may be typed: folders, and commands for SLURM."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     typed = ["hydra.sweep.dir=/tmp/x", "hydra.launcher.setup=[module load gcc]"]
     with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+        copied = compose("ablate", ["hydra.job.env_copy=[PATH]"], return_hydra_config=True)
+        assert copied.hydra.job.env_set.PATH
+        guard.check(copied)
         for launcher in ("serial", "joblib", "submitit_local", "submitit_slurm"):
             given = typed if launcher == "submitit_slurm" else typed[:1]
             overrides = [f"launcher={launcher}", *given]

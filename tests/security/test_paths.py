@@ -8,12 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from sweeps import CURVE, layers_csv, pair, result, run_main, save, upsampling
 from training_runs import SMALL, run_train, write_images
 
-from experiments import figures, index, pictures, report
+from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
+from experiments import ablate, figures, index, pictures, report
+from experiments.confighash import config_hash
 from experiments.files import check_contained, read_json, write_atomically
 from experiments.results import CROPS, LAYERS, RESULT, load_sweep
+from experiments.trainer.checkpoint import read_own
+from experiments.trainer.folder import list_images
+from experiments.trainer.images import UnreadableError, read_image
 from security.attacks import TEXTS
 from security.hostile_sweep import PIXEL
 
@@ -156,6 +162,49 @@ def test_a_pipe_in_the_place_of_a_result_holds_nothing_up(tmp_path: Path) -> Non
     assert "neither a file nor a folder" in (sweep / "report.html").read_text()
     with pytest.raises(OSError, match="no ordinary file"):
         read_json(sweep / "sweep.json")
+
+
+def test_a_job_on_its_own_does_not_run_behind_a_link(tmp_path, monkeypatch, capfd) -> None:
+    """Where it would be, by the hash of its configuration."""
+    assert run_main(monkeypatch, tmp_path, "name=s", "device=cpu", "optim.epochs=-1") == 2
+    with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+        key = config_hash(compose("ablate", ["name=s"]))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outputs" / "s").mkdir(parents=True)
+    (tmp_path / "outputs" / "s" / key).symlink_to(tmp_path / "outside")
+    capfd.readouterr()
+    assert run_main(monkeypatch, tmp_path, "name=s") == 2
+    assert f"{key}: is a link that leads out of 's'" in capfd.readouterr().err
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_pipes_among_images_and_checkpoints_hold_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UnreadableError, match="is a pipe"):
+        read_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "a.ckpt")
+    for read in (read_own, read_checkpoint):
+        with pytest.raises(CheckpointError, match=r"a.ckpt: is a pipe"):
+            read(tmp_path / "a.ckpt")
+
+
+def test_links_in_a_circle_among_images(tmp_path: Path) -> None:
+    """Two of them in each folder would be followed along 2⁴⁰ ways."""
+    (tmp_path / "shared").mkdir()
+    for name in ("one", "two"):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        (folder / "a.png").touch()
+        for link in ("x", "y"):
+            (folder / link).symlink_to(folder)
+            (folder / f"{link}{link}").symlink_to(tmp_path / "shared")
+        (tmp_path / "shared" / name).symlink_to(folder)
+    (tmp_path / "shared" / "b.png").touch()
+    listing = list_images(tmp_path / "images")
+    found = [os.fsdecode(path) for path in listing.paths]
+    places = ("a.png", "xx/b.png", "xx/two/a.png", "yy/b.png", "yy/two/a.png")
+    assert found[:5] == [f"one/{place}" for place in places]
+    assert len(listing) == 10
 
 
 def test_writing_takes_the_place_of_a_link(tmp_path: Path) -> None:

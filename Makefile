@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation results bench sanitize load gpu test package compare docs lint format readme clean
+.PHONY: help ablation results bench sanitize load gpu test fuzz package compare docs lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -29,6 +29,10 @@ BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py t
 test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 	DYNFILTERS_BACKEND=reference OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BOTH) -k "not Inductor and not compile and not DDP"
+
+# Until the time is up. ONLY: some properties. SEED: that of a run before, for the same inputs.
+fuzz: $(VENV)/dev  ## Properties under ever new inputs for TIME=600 seconds; what fails goes to tests/regressions
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(PY) -m fuzz --seconds $(or $(TIME),600) $(if $(SEED),--seed $(SEED)) $(ONLY)
 
 bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
 	$(PY) -m benchmarks.run

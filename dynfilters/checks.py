@@ -54,6 +54,13 @@ def check_divides(name: str, divisor: int, of: str, value: int) -> int:
     return divisor
 
 
+def check_flag(name: str, value: object) -> bool:
+    """`value` if it is True or False, else `ValueError`: "false" would be true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return value
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """`ValueError` unless `value` is one of `choices`."""
     if value not in choices:

@@ -29,7 +29,12 @@ def fit_candidate(
     is no guide, or no network. `ValueError` names the setting that is no good.
     """
     name = upsample["upsampler"]
-    found = dict(upsample["variants"].get(name, {"name": name}))
+    if not isinstance(upsample["variants"], Mapping):
+        raise ValueError(f"upsample.variants: expected names, got {upsample['variants']!r}")
+    found = upsample["variants"].get(name, {"name": name}) if isinstance(name, str) else None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"upsample.upsampler: expected a name, got {name!r}, which is {found!r}")
+    found = dict(found)
     known = (*list_upsamplers(), *PLAIN)
     if found.get("name") not in known:
         raise UnknownNameError("upsampler", found.get("name"), [*known, *upsample["variants"]])

@@ -17,7 +17,7 @@ from dynfilters.checks import check_positive
 from dynfilters.models import list_models
 from dynfilters.registry import UnknownNameError
 from experiments.candidates import check_network, check_settings
-from experiments.confighash import canonical
+from experiments.confighash import TRAINING, UPSAMPLING, canonical
 from experiments.data import check_data
 from experiments.files import check_contained, check_room, check_writable, leads_out
 from experiments.pairs import check_pairs, is_guided
@@ -27,6 +27,9 @@ from experiments.training import OPTIMIZERS
 
 # What a job and a report leave behind, generously: the curves of a long training, and pictures.
 JOB_BYTES, REPORT_BYTES = 1_000_000, 20_000_000
+
+
+SECTIONS = ("filter", *sorted(TRAINING | UPSAMPLING), "profile", "report")
 
 
 class CheckError(ValueError):
@@ -55,6 +58,7 @@ def check_job(cfg: DictConfig) -> None:
         raise CheckError(f"name: expected letters, digits, '_', '.', '-', got {cfg.name!r}")
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise CheckError(f"seed: expected a whole number of at least 0, got {cfg.seed!r}")
+    check_sections(cfg)
     try:
         import_plugins(cfg.plugins)
         check_name("task", cfg.task, CHECKS)
@@ -65,6 +69,15 @@ def check_job(cfg: DictConfig) -> None:
         raise
     except ValueError as error:  # an UnknownNameError too
         raise CheckError(str(error)) from error
+    except KeyError as error:
+        raise CheckError(f"{error.args[0]}: expected a setting of that name, got none") from error
+
+
+def check_sections(cfg: DictConfig) -> None:
+    """`CheckError` unless what holds settings of its own does so."""
+    for name in SECTIONS:
+        if not isinstance(cfg[name], Mapping):
+            raise CheckError(f"{name}: expected settings of its own, got {cfg[name]!r}")
 
 
 def check_training(cfg: DictConfig) -> None:

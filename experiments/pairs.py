@@ -90,9 +90,11 @@ def check_pairs(options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"pairs.patch: expected a multiple of scale={options['scale']}, got {options['patch']}"
         )
-    held_out = list(options["held_out"])
+    held_out = options["held_out"]
+    if isinstance(held_out, str) or not isinstance(held_out, Sequence):
+        raise ValueError(f"pairs.held_out: expected a list of photographs, got {held_out!r}")
     for name in held_out:
-        if name not in PHOTOGRAPHS:
+        if not isinstance(name, str) or name not in PHOTOGRAPHS:
             raise UnknownNameError("photograph", name, list(PHOTOGRAPHS))
     if not 0 < len(set(held_out)) < len(PHOTOGRAPHS):
         raise ValueError(

@@ -16,10 +16,12 @@ def import_plugins(modules: Iterable[str]) -> None:
     Each process of a sweep does so before it looks at its configuration. This runs the modules'
     code, so what is imported is said.
     """
+    if isinstance(modules, str) or not isinstance(modules, Iterable):
+        raise ValueError(f"plugins: expected a list of modules, got {modules!r}")
     for module in modules:
         if module not in sys.modules:
             log.info("plugins: importing %s", module)
         try:
             importlib.import_module(module)
-        except (ImportError, TypeError) as error:  # a TypeError for one that begins with a dot
+        except Exception as error:  # it is anybody's code, and anybody's idea of a name
             raise ValueError(f"plugins: cannot import {module!r}: {error}") from error

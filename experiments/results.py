@@ -24,6 +24,13 @@ MEASURED = {
     "latency_ms": ("forward_p20", "forward_p50", "forward_p80", "backward_p50"),
     "memory": ("saved_bytes", "peak_bytes"),
 }
+# What the report takes for a name, and for a number.
+NAMES = ("filter", "activation", "model", "data", "config_hash", "device", "config.filter.name")
+NAMES += ("config.profile.vary", "config.profile.part", "config.pairs.name")
+NUMBERS = ("params", "macs", "seconds", "seed", "config.pairs.scale", "config.pairs.patch")
+NUMBERS += tuple(f"config.profile.{key}" for key in ("batch", "channels", "resolution", "groups"))
+# No measurement comes near; means and pictures of such numbers would overflow.
+BEYOND = 1e100
 # What a job did where its result does not say so: there was nothing else at first.
 DEFAULT_TASK = "train"
 TASKS = (DEFAULT_TASK, "profile", "upsample")
@@ -94,6 +101,10 @@ def _check(result: Any) -> None:
         raise InvalidResultError(f"task is {result['task']!r}, not one of {', '.join(TASKS)}")
     if not isinstance(result["filter"], str) and result["status"] == "ok":
         raise InvalidResultError(f"filter is {result['filter']!r}, not a name")
+    leaves = flatten(result)
+    for name in NAMES:
+        if not isinstance(leaves.get(name), (str, type(None))):
+            raise InvalidResultError(f"{name} is {leaves[name]!r}, not a name")
     for group in (*MEASURED, "gradients", "versions"):
         if not isinstance(result[group], dict):
             raise InvalidResultError(f"{group} is {result[group]!r}, not an object")
@@ -103,13 +114,20 @@ def _check(result: Any) -> None:
 def _check_numbers(result: Mapping[str, Any]) -> None:
     """The report computes with these; a string among them would break it far from its cause."""
     groups = {group: result[group] for group in (*MEASURED, "gradients")}
-    leaves = flatten({**groups, "params": result["params"], "macs": result["macs"]})
-    for name, value in leaves.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    leaves = flatten(result)
+    numbers = flatten(groups) | {name: leaves.get(name) for name in NUMBERS}
+    for name, value in numbers.items():
+        if value is not None and not _is_number(value):
             raise InvalidResultError(f"{name} is {value!r}, not a number")
     trained = result["status"] == "ok" and result.get("task", DEFAULT_TASK) == "train"
     if trained and result["metrics"].get("accuracy") is None:
         raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether `value` is a number to reckon with; JSON knows longer ones."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) < BEYOND
 
 
 def is_finished(directory: Path, config_hash: str) -> bool:

@@ -159,6 +159,7 @@ CONV2D = [
     Conv2dCase("kernel above image", size=(2, 4, 2, 1), kernel=(5, 7)),
     Conv2dCase("batch 1", size=(1, 4, 4, 4)),
     Conv2dCase("batch 0", size=(0, 4, 4, 4), stride=2),
+    Conv2dCase("batch 0, same", size=(0, 4, 4, 4), stride=2, padding="same"),
     Conv2dCase("same, even size", size=(2, 4, 6, 8), stride=2, padding="same"),
     Conv2dCase("same, odd size", size=(2, 4, 7, 5), stride=2, padding="same"),
     Conv2dCase("same, stride 3, dilation 2", stride=3, dilation=2, padding="same"),

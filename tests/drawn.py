@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dynfilters.ops import filter2d_activated
 from dynfilters.ops.activations import ACTIVATIONS
 from dynfilters.ops.reference import Geometry
 
@@ -23,29 +25,37 @@ HALVES = (torch.bfloat16, torch.float16)
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 CHANNELS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 21, 32, 33, 40)
 KERNELS = ((3, 3), (3, 3), (1, 1), (1, 3), (3, 1), (5, 5), (5, 3), (3, 7), (7, 7))
-MEMORY = ("dense", "channels last", "expanded", "apart")
+MEMORY = ("dense", "channels last", "expanded", "apart", "flipped", "overlapping")
 MOST = 150_000  # elements of x under all taps of all outputs, to keep a call short
 
 
 @dataclass(frozen=True)
 class Memory:
     """How a tensor is stored. `axes`: the order of strides of one that lies `apart`, `step` from
-    one element to the next; the axis `axes[0]` is the expanded one, all if `step` is 2."""
+    one element to the next; the axis `axes[0]` is the expanded one, all if `step` is 2; it is also
+    the one that is flipped, or along which an overlapping one repeats itself if `step` is 2."""
 
     kind: str
     axes: tuple[int, ...]
     step: int
 
     def store(self, tensor: Tensor) -> Tensor:
-        """The same values (but for "expanded"), amid NaNs that nothing may read."""
+        """The same values (but for "expanded", "flipped" and "overlapping"), amid NaNs that nothing
+        may read."""
+        axis = self.axes[0] % tensor.dim()
         if self.kind == "expanded":
-            axis = self.axes[0] % tensor.dim()
             some = tensor[(slice(0, 1),) * tensor.dim()]
-            return (some if self.step > 1 else tensor.narrow(axis, 0, 1)).expand_as(tensor)
+            return (some if self.step > 1 else tensor[_first(axis)]).expand_as(tensor)
+        if self.kind == "overlapping":
+            steps = [0 if self.step > 1 and i == axis else 1 for i in range(tensor.dim())]
+            flat = _amid(tensor.flatten())
+            return flat.as_strided(tensor.shape, steps, flat.storage_offset())
+        if self.kind == "flipped":  # a copy, but in the order of strides that it came in
+            return _channels_last(tensor).flip(axis)
         if self.kind == "apart":
             return self._apart(tensor)
         if self.kind == "channels last":
-            return _amid(tensor.movedim(1, -1)).movedim(-1, 1)
+            return _channels_last(tensor)
         return _amid(tensor)
 
     def _apart(self, tensor: Tensor) -> Tensor:
@@ -57,6 +67,14 @@ class Memory:
         return place.copy_(moved).permute(back)
 
 
+def _first(axis: int) -> tuple[slice, ...]:
+    return *(slice(None) for _ in range(axis)), slice(0, 1)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return _amid(tensor.movedim(1, -1)).movedim(-1, 1) if tensor.dim() > 1 else _amid(tensor)
+
+
 def _amid(tensor: Tensor) -> Tensor:
     """Contiguous, in the middle of a larger block."""
     room = tensor.new_full([tensor.numel() + 200], math.nan)
@@ -65,7 +83,10 @@ def _amid(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """One call; `kinds` is of "s", "c" and "p": spatial and channel taps, those with phases."""
+    """One call; `kinds` is of "s", "c" and "p": spatial and channel taps, those with phases.
+
+    `public`: the public function has its turn too. `hollow`: so have tensors without data.
+    """
 
     geometry: Geometry
     size: tuple[int, int, int, int]
@@ -75,6 +96,8 @@ class Call:
     memory: tuple[Memory, ...]  # of grad, x, spatial and channel
     magnitudes: tuple[float, ...]  # of the same
     wanted: tuple[bool, ...]
+    public: bool
+    hollow: bool
     seed: int
 
     def tensors(self) -> list[Tensor | None]:
@@ -111,6 +134,13 @@ class Activated:
     def eps(self) -> float:
         return 1e-4 if self.call.dtype in HALVES else 1e-8
 
+    def public(self) -> Callable[..., Tensor]:
+        """The public function, to take x, spatial, channel and channel_std."""
+        options = self.call.geometry._asdict() | {"eps": self.eps}
+        for kind, name, gain in zip(("spatial", "channel"), self.names, self.gains, strict=True):
+            options |= {f"{kind}_activation": name, f"{kind}_gain": gain}
+        return lambda *t: filter2d_activated(*t[:3], channel_std=t[3], **options)
+
     def channel_std(self, channel: Tensor | None) -> Tensor | None:
         if channel is None or self.names[1] != "filter_norm" or self.std is None:
             return None
@@ -138,8 +168,8 @@ def sizes(draw: st.DrawFn, geometry: Geometry) -> tuple[int, int, int, int]:
     grid = math.prod(geometry.centres(n) * geometry.scale for n in (height, width))
     most = max(1, MOST // (max(grid, height * width) * geometry.taps))
     channels = draw(st.sampled_from([n for n in CHANNELS if n <= most]))
-    batch = draw(st.integers(1, max(1, min(3, most // channels))))
-    return batch, channels, height, width
+    batch = draw(st.sampled_from((1, 1, 1, 2, 3, 3, 0)))
+    return min(batch, max(1, most // channels)), channels, height, width
 
 
 @st.composite
@@ -164,6 +194,8 @@ def calls(draw: st.DrawFn, kernels: tuple = KERNELS, small: float = 1e-3) -> Cal
         memory=tuple(memory),
         magnitudes=tuple(magnitudes),
         wanted=(draw(st.booleans()), *(k in kinds and draw(st.booleans()) for k in "sc")),
+        public=draw(st.booleans()),
+        hollow=draw(st.sampled_from((False,) * 7 + (True,))),  # which takes far longer
         seed=draw(st.integers(0, 99)),
     )
 

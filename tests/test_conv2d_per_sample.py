@@ -185,6 +185,24 @@ def test_half_types(kind: torch.dtype, kernel: tuple[int, int]) -> None:
         assert (a.double() - b).abs().max() <= 2 * torch.finfo(kind).eps * b.abs().max()
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("cast", [False, True], ids=["bfloat16", "autocast"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_dilated_groups_in_bfloat16(batch: int, cast: bool, channels_last: bool) -> None:
+    """Where oneDNN gives any numbers for the gradient of the weight."""
+    case = Conv2dCase("dilated", (batch, 4, 9, 35), 4, bias=False, dilation=2, groups=4)
+    x, weight, _ = (None if t is None else t.detach().bfloat16() for t in case.leaves())
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    wide = [t.double().requires_grad_() for t in (x, weight)]
+    given = [(t.float() if cast else t).requires_grad_() for t in (x, weight)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        ours = _run((*given, None), case)
+    assert ours[0].dtype == torch.bfloat16
+    for a, b in zip(ours, _run((*wide, None), case), strict=True):
+        assert (a.double() - b).abs().max() <= 2**-6 * b.abs().max()
+
+
 def test_compile_once_for_all_sizes() -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")

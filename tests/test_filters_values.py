@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import oracles
@@ -198,3 +199,29 @@ def test_initial_condconv() -> None:
     assert not torch.equal(branch.weight[0], branch.weight[1])
     depthwise = dynfilters.DwCondConv(64).branches["channel"]
     _check_uniform(depthwise.weight.detach(), 1 / 3)
+
+
+@pytest.mark.parametrize("name", ["conv", "dwconv"])
+def test_static_filters_train_in_bfloat16_with_dilation(name: str) -> None:
+    """Where oneDNN gives any numbers for the gradient of the weight."""
+    options = {"groups": 8} if name == "conv" else {}
+    layer = dynfilters.create_filter(name, 8, dilation=2, **options).bfloat16()
+    assert "Conv2d(8, 8" in repr(layer)
+    x = torch.randn(2, 8, 9, 35, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    found = []
+    for model, seen in ((layer, x), (copy.deepcopy(layer).double(), x.double())):
+        found.append(torch.autograd.grad(model(seen).square().sum(), model.conv.weight)[0])
+    assert found[0].dtype == torch.bfloat16
+    assert (found[0].double() - found[1]).abs().max() <= 0.02 * found[1].abs().max()
+
+
+def test_carafe_trains_in_bfloat16_on_images_narrower_than_its_stride() -> None:
+    """Where oneDNN gives any numbers for the gradient of the encoder's weight."""
+    options = {"stride": 2, "compressed_channels": 4, "encoder_kernel_size": 5}
+    layer = dynfilters.Carafe(16, **options).bfloat16()
+    x = torch.randn(2, 16, 6, 1, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    twin, found = copy.deepcopy(layer).double(), []
+    for model, seen in ((layer, x), (twin, x.double())):
+        weight = model.branches["spatial"].encode.weight
+        found.append(torch.autograd.grad(model(seen).square().sum(), weight)[0])
+    assert (found[0].double() - found[1]).abs().max() <= 0.1 * found[1].abs().max()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dynfilters.checks import check_divides, check_positive
+from dynfilters.checks import check_divides, check_flag, check_positive
 from dynfilters.filters.zoo import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, ExpertsBranch, Taps
 
@@ -87,8 +87,8 @@ class CondConv(_Routed, DenseFilter):
             activation="sigmoid" if activation is None else activation,
             experts=check_positive("experts", experts),
             fan_in=in_channels // groups * self.taps,
-            bias=bias,
-            routing=routing,
+            bias=check_flag("bias", bias),
+            routing=check_flag("routing", routing),
         )
 
 
@@ -122,5 +122,5 @@ class DwCondConv(_Routed, DepthwiseFilter):
             experts=check_positive("experts", experts),
             fan_in=self.taps,
             bias=False,
-            routing=routing,
+            routing=check_flag("routing", routing),
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dynfilters.checks import check_divides
+from dynfilters.checks import check_divides, check_flag
 from dynfilters.filters.zoo import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, Taps, check_activations
+from dynfilters.nn.convolution import Conv2d
 
 
 class _Static:
@@ -19,7 +20,7 @@ class _Static:
 
     def _convolution(self, groups: int, bias: bool, out_channels: int) -> nn.Conv2d:
         padding = tuple(self.dilation * (k // 2) for k in self.kernel_size)
-        return nn.Conv2d(
+        return Conv2d(
             self.in_channels,
             out_channels,
             self.kernel_size,
@@ -27,7 +28,7 @@ class _Static:
             padding,
             self.dilation,
             groups,
-            bias,
+            check_flag("bias", bias),
         )
 
     def _per_sample(self, x: Tensor, parameter: Tensor | None) -> Tensor | None:
@@ -95,7 +96,11 @@ class DwConv(_Static, DepthwiseFilter):
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation)
         check_activations(activation)
         self.conv = self._convolution(in_channels, False, in_channels)
-        self.bias = nn.Parameter(self.conv.weight.new_zeros(self.out_channels)) if bias else None
+        self.bias = (
+            nn.Parameter(self.conv.weight.new_zeros(self.out_channels))
+            if check_flag("bias", bias)
+            else None
+        )
 
     def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
         self.check_x(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dynfilters.checks import check_divides, check_positive
+from dynfilters.checks import check_divides, check_flag, check_positive
 from dynfilters.filters.zoo import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, GroupedFCBranch
 
@@ -79,7 +79,7 @@ class WeightNet(_Described, DenseFilter):
             gap_channels=_gap_channels(gap_channels, in_channels),
             hidden=m * self.out_channels,
             groups=g * self.out_channels,
-            reduce=reduce,
+            reduce=check_flag("reduce", reduce),
         )
 
 
@@ -119,5 +119,5 @@ class DwWeightNet(_Described, DepthwiseFilter):
             gap_channels=_gap_channels(gap_channels, in_channels),
             hidden=m // g * in_channels,
             groups=in_channels,
-            reduce=reduce,
+            reduce=check_flag("reduce", reduce),
         )

@@ -36,7 +36,11 @@ class Place:
         if self.cardinality > 1 and filter_info(self.filter).grouped:
             options["groups"] = self.cardinality
         made = create_filter(self.filter, in_channels, out_channels, stride=stride, **options)
-        return initialize(made.conv) if type(made) is Conv else made
+        if type(made) is not Conv:
+            return made
+        if made.dilation == 1:  # else the subclass has its use
+            made.conv.__class__ = nn.Conv2d
+        return initialize(made.conv)
 
     def mix(self, in_channels: int, out_channels: int) -> nn.Module:
         """What stands in the place of a 1×1 convolution."""

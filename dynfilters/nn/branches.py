@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dynfilters.nn.activations import create_activation
+from dynfilters.nn.convolution import Conv2d
 from dynfilters.nn.linear import GroupedLinear
 from dynfilters.ops.conv2d import keepable
 
@@ -177,7 +178,7 @@ class EncoderBranch(TapsBranch):
         self.groups, self.scale = groups, scale
         padding = encoder_dilation * (encoder_kernel_size // 2)
         self.compress = nn.Conv2d(channels, compressed_channels, 1)
-        self.encode = nn.Conv2d(
+        self.encode = Conv2d(
             compressed_channels,
             groups * taps * scale**2,
             encoder_kernel_size,

@@ -11,6 +11,7 @@ from torch.fx import Proxy
 
 from dynfilters.checks import (
     check_choice,
+    check_flag,
     check_kernel_size,
     check_like,
     check_positive,
@@ -217,7 +218,8 @@ class DenseFilter(DynamicFilter):
         super().__init__(*args, **kwargs)
         check_choice("padding", padding, (None, "same"))
         self.groups, self.padding = groups, padding
-        self.bias = nn.Parameter(torch.zeros(self.out_channels)) if bias else None
+        given = check_flag("bias", bias)
+        self.bias = nn.Parameter(torch.zeros(self.out_channels)) if given else None
 
     def generate(self, x: Tensor, guide: Tensor | None = None) -> Taps:
         taps = super().generate(x, guide)

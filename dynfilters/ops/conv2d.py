@@ -30,6 +30,7 @@ measured: they keep the grouped convolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -71,18 +72,21 @@ def conv2d_per_sample(
     _check(x, weight, bias, stride, dilation, groups, padding)
     memory_format = layout(x)
     batch, _, _, kh, kw = weight.shape
+    if batch == 0:
+        return _empty_batch(x, weight, bias, stride).contiguous(memory_format=memory_format)
     if padding == "same":
         x = _pad_same(x, (kh, kw), stride, dilation)
         border = (0, 0)
     else:
         border = dilation * (kh // 2), dilation * (kw // 2)
-    if batch == 0:
-        return _empty_batch(x, weight, bias, stride)
     window = stride, border, dilation, groups
     return _convolve(x, weight, bias, window).contiguous(memory_format=memory_format)
 
 
 def _convolve(x, weight, bias, window) -> Tensor:
+    stride, _, dilation, groups = window
+    if is_garbled(x, weight, stride, dilation, len(x) * groups):
+        return in_float32(_convolve, x, weight, bias, window)
     if torch.onnx.is_in_onnx_export():  # where the number of groups must be a constant
         return _unfolded(x, weight, bias, *window)
     if torch.compiler.is_compiling() or x.device.type != "cpu":
@@ -91,6 +95,33 @@ def _convolve(x, weight, bias, window) -> Tensor:
         return _on_cpu(x, weight, bias, *window)
     with torch.autocast(x.device.type, enabled=False):
         return _on_cpu(*autocast(x, weight, bias), *window)
+
+
+def is_garbled(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int) -> bool:
+    """Whether PyTorch could give any numbers for a convolution's gradients.
+
+    oneDNN (torch 2.13) does on processors that know bfloat16: for dilated kernels, in groups or
+    1×1, from some width on where the channels are last, and PyTorch puts them last as it sees fit;
+    and for images narrower than the stride.
+    """
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    cast = is_autocast(x) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
+    if dtype != torch.bfloat16 or not (weight.requires_grad or x.requires_grad):
+        return False
+    if dilation > 1 and (groups > 1 or tuple(weight.shape[-2:]) == (1, 1)):
+        return True
+    # In compiled code the comparison would be a guard, for the sake of very few.
+    return stride > 1 and not torch.compiler.is_compiling() and x.shape[3] < stride
+
+
+def in_float32(convolve: Callable, x: Tensor, weight: Tensor, bias: Tensor | None, *args) -> Tensor:
+    """The result of a convolution computed in float32, in the dtype that it should have."""
+    dtype = torch.get_autocast_dtype("cpu") if is_autocast(x) else x.dtype
+    bias = None if bias is None else bias.float()
+    with torch.autocast(x.device.type, enabled=False):
+        return convolve(x.float(), weight.float(), bias, *args).to(dtype)
 
 
 def choose(x: Tensor, weight: Tensor, positions: int, groups: int) -> str:

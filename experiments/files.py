@@ -61,7 +61,8 @@ def find_stray(directory: Path, root: Path) -> str | None:
         for entry in entries:
             if entry.is_symlink() and leads_out(Path(entry.path), root):
                 return f"{entry.name!r} is a link that leads out of {root.name!r}"
-            if not entry.is_file() and not entry.is_dir():
+            # What is gone by now was a temporary file of another process.
+            if not entry.is_file() and not entry.is_dir() and os.path.lexists(entry.path):
                 return f"{entry.name!r} is neither a file nor a folder"
     return None
 
@@ -74,8 +75,11 @@ def leads_out(path: Path, root: Path) -> bool:
 def check_contained(directory: Path) -> None:
     """`OSError` if anything below `directory` leads out of it: writing there would go elsewhere."""
     for folder, _, _ in os.walk(directory):
-        if stray := find_stray(Path(folder), directory):
-            raise OSError(errno.EPERM, f"{stray}, and nothing may be written through it")
+        with contextlib.suppress(FileNotFoundError):  # a folder that is gone by now
+            if stray := find_stray(Path(folder), directory):
+                raise PermissionError(
+                    errno.EPERM, f"{stray}, and nothing may be written through it"
+                )
 
 
 def check_writable(directory: Path) -> None:

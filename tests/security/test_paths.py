@@ -166,13 +166,11 @@ def test_a_pipe_in_the_place_of_a_result_holds_nothing_up(tmp_path: Path) -> Non
 
 def test_a_job_on_its_own_does_not_run_behind_a_link(tmp_path, monkeypatch, capfd) -> None:
     """Where it would be, by the hash of its configuration."""
-    assert run_main(monkeypatch, tmp_path, "name=s", "device=cpu", "optim.epochs=-1") == 2
     with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
         key = config_hash(compose("ablate", ["name=s"]))
     (tmp_path / "outside").mkdir()
     (tmp_path / "outputs" / "s").mkdir(parents=True)
     (tmp_path / "outputs" / "s" / key).symlink_to(tmp_path / "outside")
-    capfd.readouterr()
     assert run_main(monkeypatch, tmp_path, "name=s") == 2
     assert f"{key}: is a link that leads out of 's'" in capfd.readouterr().err
     assert not list((tmp_path / "outside").iterdir())

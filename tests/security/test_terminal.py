@@ -69,6 +69,10 @@ def test_names_in_a_checkpoint_are_shown_as_they_are(tmp_path: Path, capsys) -> 
         said = capsys.readouterr()
         assert_shown(said.out + said.err)
         assert said.err.startswith("dynfilters convert: ")
+    path = tmp_path / "\x1b[2J\u202e.pth"  # one that came in an archive, say
+    path.write_bytes(b"no checkpoint")
+    assert cli.main(["convert", str(path), "--source", "timm", *arguments[1:]]) == 2
+    assert_shown(capsys.readouterr().err, "\\x1b[2J\\u202e.pth: is no checkpoint")
     assert cli.main(["info", ALL]) == 2
     assert_shown(capsys.readouterr().err, "unknown filter")
 
@@ -93,7 +97,7 @@ def test_a_setting_is_shown_as_it_is(tmp_path: Path, monkeypatch, capfd) -> None
     text = "x\\x1b[31m\\u202e"
     conf = tmp_path / "conf" / "experiment"
     conf.mkdir(parents=True)
-    for key in ("filter: {name: %s}", "task: %s", "device: %s", "name: %s", "seed: %s"):
+    for key in ("filter: {name: %s}", "task: %s", "device: %s", "name: %s", "hydra: {%s: 1}"):
         (conf / "evil.yaml").write_text("# @package _global_\n" + key % f'"{text}"' + "\n")
         arguments = (f"--config-dir={tmp_path / 'conf'}", "experiment=evil")
         assert run_main(monkeypatch, tmp_path, *arguments) == 2

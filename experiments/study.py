@@ -98,4 +98,5 @@ def size(job: Job, name: str) -> int | None:
 
 
 def _order(job: Job) -> tuple:
-    return job.filter, job.activation or "", str(job.seed).zfill(12), job.result["config_hash"]
+    key = job.result["config_hash"] or ""
+    return job.filter, job.activation or "", str(job.seed).zfill(12), key

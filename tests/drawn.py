@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ BOUNDS = {
     torch.bfloat16: 2**-8,
     torch.float16: 2**-11,
 }
+DTYPES = tuple(BOUNDS)
 HALVES = (torch.bfloat16, torch.float16)
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 CHANNELS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 21, 32, 33, 40)
@@ -148,26 +151,42 @@ class Activated:
         return torch.linspace(0.5, 1.5, math.prod(shape)).reshape(shape).to(channel.dtype)
 
 
+@functools.cache
+def one_of_each(*choices: tuple) -> st.SearchStrategy[tuple]:
+    """One of each by a single draw, which takes as long as each of many would. The first are the
+    simplest."""
+    return st.sampled_from(list(itertools.product(*choices)))
+
+
 def geometries(kernels: tuple = KERNELS) -> st.SearchStrategy[Geometry]:
-    axes = st.sampled_from(((1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 3)))
-    drawn = st.tuples(
-        st.sampled_from(kernels), axes, st.integers(1, 3), st.sampled_from(("mul", "add"))
-    )
+    axes = ((1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 3))
+    drawn = one_of_each(kernels, axes, (1, 2, 3), ("mul", "add"))
     return drawn.map(lambda d: Geometry(d[0], d[1][0], d[2], d[1][1], d[3]))
 
 
-memories = st.builds(
-    Memory, st.sampled_from(MEMORY), st.permutations(range(5)).map(tuple), st.integers(1, 2)
+@functools.cache
+def divisors(number: int) -> st.SearchStrategy[int]:
+    return st.sampled_from([n for n in range(1, number + 1) if number % n == 0])
+
+
+BOTH = False, True
+orders = st.sampled_from(list(itertools.permutations(range(5))))
+memories = st.sampled_from(MEMORY).flatmap(
+    lambda kind: (
+        st.just(Memory(kind, (0, 1, 2, 3, 4), 1))
+        if kind in MEMORY[:2]
+        else st.builds(Memory, st.just(kind), orders, st.integers(1, 2))
+    )
 )
 
 
 @st.composite
 def sizes(draw: st.DrawFn, geometry: Geometry) -> tuple[int, int, int, int]:
     """(B, C, H, W) of a call that is not too long."""
-    height, width = draw(st.sampled_from(SIZES)), draw(st.sampled_from(SIZES))
+    height, width = draw(one_of_each(SIZES, SIZES))
     grid = math.prod(geometry.centres(n) * geometry.scale for n in (height, width))
     most = max(1, MOST // (max(grid, height * width) * geometry.taps))
-    channels = draw(st.sampled_from([n for n in CHANNELS if n <= most]))
+    channels = min(most, draw(st.sampled_from(CHANNELS)))
     batch = draw(st.sampled_from((1, 1, 1, 2, 3, 3, 0)))
     return min(batch, max(1, most // channels)), channels, height, width
 
@@ -176,26 +195,28 @@ def sizes(draw: st.DrawFn, geometry: Geometry) -> tuple[int, int, int, int]:
 def calls(draw: st.DrawFn, kernels: tuple = KERNELS, small: float = 1e-3) -> Call:
     geometry = draw(geometries(kernels))
     size = draw(sizes(geometry))
-    dtype = draw(st.sampled_from(tuple(BOUNDS)))
-    kinds = draw(st.sampled_from(("sc", "scp", "s", "c", "cp")))
+    dtype, kinds = draw(one_of_each(DTYPES, ("sc", "scp", "s", "c", "cp")))
     # Half the calls as training makes them: x and the gradient of y alike, the taps contiguous.
-    usual, how = draw(st.booleans()), draw(st.sampled_from(MEMORY[:2]))
+    usual, how = draw(one_of_each((True, False), MEMORY[:2]))
     alike = [Memory(kind, (0, 1, 2, 3, 4), 1) for kind in (how, how, "dense", "dense")]
     memory = alike if usual else [draw(memories) for _ in range(4)]
     magnitudes = [1.0] * 4
     if dtype not in HALVES:  # whose range they would leave
-        magnitudes = [draw(st.sampled_from((1.0, small, 8.0))) for _ in range(4)]
+        magnitudes = draw(one_of_each(*[(1.0, small, 8.0)] * 4))
+    wanted = draw(one_of_each(BOTH, *((False, k in kinds) for k in "sc")))
+    # Tensors without data take far longer.
+    public, hollow = draw(one_of_each(BOTH, (False,) * 7 + (True,)))
     return Call(
         geometry=geometry,
         size=size,
-        groups=draw(st.sampled_from([n for n in range(1, size[1] + 1) if size[1] % n == 0])),
+        groups=draw(divisors(size[1])),
         kinds=kinds,
         dtype=dtype,
         memory=tuple(memory),
         magnitudes=tuple(magnitudes),
-        wanted=(draw(st.booleans()), *(k in kinds and draw(st.booleans()) for k in "sc")),
-        public=draw(st.booleans()),
-        hollow=draw(st.sampled_from((False,) * 7 + (True,))),  # which takes far longer
+        wanted=wanted,
+        public=public,
+        hollow=hollow,
         seed=draw(st.integers(0, 99)),
     )
 
@@ -203,11 +224,7 @@ def calls(draw: st.DrawFn, kernels: tuple = KERNELS, small: float = 1e-3) -> Cal
 @st.composite
 def activated(draw: st.DrawFn) -> Activated:
     """Kernels of more than one tap, which filter_norm needs."""
-    names = st.sampled_from(ACTIVATIONS)
-    return Activated(
-        call=draw(calls(tuple(k for k in KERNELS if k != (1, 1)))),
-        names=(draw(names), draw(names)),
-        gains=(draw(st.sampled_from((1.0, 0.3))), draw(st.sampled_from((1.0, 1.7)))),
-        std=draw(st.sampled_from((None, "shared", "own"))),
-        want_std=draw(st.booleans()),
-    )
+    call = draw(calls(tuple(k for k in KERNELS if k != (1, 1))))
+    names = draw(one_of_each(ACTIVATIONS, ACTIVATIONS))
+    gains, std = draw(one_of_each(((1.0, 1.0), (0.3, 1.7)), (None, "shared", "own", "own")))
+    return Activated(call, names, gains, std, std is not None and draw(st.booleans()))

@@ -80,6 +80,8 @@ def conv2d_per_sample(
     else:
         border = dilation * (kh // 2), dilation * (kw // 2)
     window = stride, border, dilation, groups
+    # oneDNN (torch 2.13) misreads weights of some strides, where the image is a single pixel.
+    weight = weight.contiguous()
     return _convolve(x, weight, bias, window).contiguous(memory_format=memory_format)
 
 

@@ -131,4 +131,4 @@ def check_configuration(case: dict[str, list[str]]) -> None:
     assert config_hash(moved) == config_hash(cfg)
 
 
-CONFIGURATION = Property("configuration", dict, overrides(), check_configuration, 200, 0.5)
+CONFIGURATION = Property("configuration", dict, overrides(), check_configuration, 150, 0.5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from drawn import BOUNDS, MEMORY, SIZES, Memory, memories
+from drawn import BOUNDS, MEMORY, SIZES, Memory, memories, one_of_each
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -55,14 +55,15 @@ class Convolution:
 
 @st.composite
 def operands(draw: st.DrawFn, shapes: Sequence[tuple[int, ...] | None]) -> Operands:
-    usual = draw(st.booleans())
-    first = Memory(draw(st.sampled_from(MEMORY[:2])), USUAL.axes, 1)
+    usual, how = draw(one_of_each((True, False), MEMORY[:2]))
+    first = Memory(how, USUAL.axes, 1)
+    wanted = draw(one_of_each(*((False, shape is not None) for shape in shapes)))
     rest = [USUAL if usual else draw(memories) for _ in shapes[1:]]
     return Operands(
         tuple(shapes),
         draw(st.sampled_from(tuple(BOUNDS))),
         (first if usual else draw(memories), *rest),
-        tuple(shape is not None and draw(st.booleans()) for shape in shapes),
+        wanted,
         draw(st.sampled_from(((True, True), (True, False), (False, True)))),
         draw(st.integers(0, 99)),
     )
@@ -71,7 +72,7 @@ def operands(draw: st.DrawFn, shapes: Sequence[tuple[int, ...] | None]) -> Opera
 @st.composite
 def image(draw: st.DrawFn, each: int) -> tuple[int, ...]:
     """(B, C, H, W) where every element takes so many multiply-adds."""
-    height, width = draw(st.sampled_from(SIZES)), draw(st.sampled_from(SIZES))
+    height, width = draw(one_of_each(SIZES, SIZES))
     most = max(1, MOST // (height * width * each))
     channels = draw(st.sampled_from([n for n in COUNTS if n <= most]))
     return min(draw(st.sampled_from(BATCHES)), max(1, most // channels)), channels, height, width

@@ -175,4 +175,4 @@ def check_layer(use: Use) -> None:
             assert error <= 8 * apart, f"result {i}: {error:.3g} off, in PyTorch {apart:.3g}"
 
 
-LAYERS = Property("layers", Use, uses(), check_layer, 500, 2)
+LAYERS = Property("layers", Use, uses(), check_layer, 400, 1.5)

@@ -150,4 +150,4 @@ def check_report(case: dict[str, Any]) -> None:
             assert f"<{MARK}" not in (directory / name).read_text(encoding="utf-8")
 
 
-REPORTS = Property("reports", dict, sweeps, check_report, 100, 0.5)
+REPORTS = Property("reports", dict, sweeps, check_report, 60, 0.5)

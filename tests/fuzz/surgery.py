@@ -191,4 +191,4 @@ def check_swap(case: dict) -> None:
     assert y is None or torch.equal(y, again)
 
 
-SURGERY = Property("surgery", dict, swaps(), check_swap, 200, 1)
+SURGERY = Property("surgery", dict, swaps(), check_swap, 150, 0.5)

@@ -27,8 +27,9 @@ MEASURED = {
 # What the report takes for a name, and for a number.
 NAMES = ("filter", "activation", "model", "data", "config_hash", "device", "config.filter.name")
 NAMES += ("config.profile.vary", "config.profile.part", "config.pairs.name")
-NUMBERS = ("params", "macs", "seconds", "seed", "config.pairs.scale", "config.pairs.patch")
-NUMBERS += tuple(f"config.profile.{key}" for key in ("batch", "channels", "resolution", "groups"))
+NUMBERS = ("params", "macs", "seconds", "seed")
+SIZES = ("config.pairs.scale", "config.pairs.patch")
+SIZES += tuple(f"config.profile.{key}" for key in ("batch", "channels", "resolution", "groups"))
 # No measurement comes near; means and pictures of such numbers would overflow.
 BEYOND = 1e100
 # What a job did where its result does not say so: there was nothing else at first.
@@ -115,10 +116,12 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
     """The report computes with these; a string among them would break it far from its cause."""
     groups = {group: result[group] for group in (*MEASURED, "gradients")}
     leaves = flatten(result)
-    numbers = flatten(groups) | {name: leaves.get(name) for name in NUMBERS}
+    numbers = flatten(groups) | {name: leaves.get(name) for name in (*NUMBERS, *SIZES)}
     for name, value in numbers.items():
         if value is not None and not _is_number(value):
             raise InvalidResultError(f"{name} is {value!r}, not a number")
+        if name in SIZES and value is not None and value < 1:
+            raise InvalidResultError(f"{name} is {value!r}, not a size")
     trained = result["status"] == "ok" and result.get("task", DEFAULT_TASK) == "train"
     if trained and result["metrics"].get("accuracy") is None:
         raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")

@@ -27,6 +27,8 @@ MEASURED = {
 # What the report takes for a name, and for a number.
 NAMES = ("filter", "activation", "model", "data", "config_hash", "device", "config.filter.name")
 NAMES += ("config.profile.vary", "config.profile.part", "config.pairs.name")
+NAMES += tuple(f"config.filter.{key}activation" for key in ("", "spatial_", "channel_"))
+HELD_OUT = "config.pairs.held_out"
 NUMBERS = ("params", "macs", "seconds", "seed")
 SIZES = ("config.pairs.scale", "config.pairs.patch")
 SIZES += tuple(f"config.profile.{key}" for key in ("batch", "channels", "resolution", "groups"))
@@ -102,10 +104,12 @@ def _check(result: Any) -> None:
         raise InvalidResultError(f"task is {result['task']!r}, not one of {', '.join(TASKS)}")
     if not isinstance(result["filter"], str) and result["status"] == "ok":
         raise InvalidResultError(f"filter is {result['filter']!r}, not a name")
-    leaves = flatten(result)
     for name in NAMES:
-        if not isinstance(leaves.get(name), (str, type(None))):
-            raise InvalidResultError(f"{name} is {leaves[name]!r}, not a name")
+        if not isinstance(_find(result, name), (str, type(None))):
+            raise InvalidResultError(f"{name} is {_find(result, name)!r}, not a name")
+    names = _find(result, HELD_OUT) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidResultError(f"{HELD_OUT} is {names!r}, not a list of names")
     for group in (*MEASURED, "gradients", "versions"):
         if not isinstance(result[group], dict):
             raise InvalidResultError(f"{group} is {result[group]!r}, not an object")
@@ -115,8 +119,7 @@ def _check(result: Any) -> None:
 def _check_numbers(result: Mapping[str, Any]) -> None:
     """The report computes with these; a string among them would break it far from its cause."""
     groups = {group: result[group] for group in (*MEASURED, "gradients")}
-    leaves = flatten(result)
-    numbers = flatten(groups) | {name: leaves.get(name) for name in (*NUMBERS, *SIZES)}
+    numbers = flatten(groups) | {name: _find(result, name) for name in (*NUMBERS, *SIZES)}
     for name, value in numbers.items():
         if value is not None and not _is_number(value):
             raise InvalidResultError(f"{name} is {value!r}, not a number")
@@ -125,6 +128,14 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
     trained = result["status"] == "ok" and result.get("task", DEFAULT_TASK) == "train"
     if trained and result["metrics"].get("accuracy") is None:
         raise InvalidResultError("metrics.accuracy is missing although status is 'ok'")
+
+
+def _find(result: Mapping[str, Any], name: str) -> Any:
+    """What stands under a dotted name, of whatever kind; None if nothing does."""
+    found: Any = result
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -29,7 +29,7 @@ NAMES = ("filter", "activation", "model", "data", "config_hash", "device", "conf
 NAMES += ("config.profile.vary", "config.profile.part", "config.pairs.name")
 NAMES += tuple(f"config.filter.{key}activation" for key in ("", "spatial_", "channel_"))
 HELD_OUT = "config.pairs.held_out"
-NUMBERS = ("params", "macs", "seconds", "seed")
+NUMBERS = ("params", "macs", "seconds")
 SIZES = ("config.pairs.scale", "config.pairs.patch")
 SIZES += tuple(f"config.profile.{key}" for key in ("batch", "channels", "resolution", "groups"))
 # No measurement comes near; means and pictures of such numbers would overflow.
@@ -107,6 +107,8 @@ def _check(result: Any) -> None:
     for name in NAMES:
         if not isinstance(_find(result, name), (str, type(None))):
             raise InvalidResultError(f"{name} is {_find(result, name)!r}, not a name")
+    if not isinstance(result["seed"], (str, int, float, type(None))):
+        raise InvalidResultError(f"seed is {result['seed']!r}, not a seed")
     names = _find(result, HELD_OUT) or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidResultError(f"{HELD_OUT} is {names!r}, not a list of names")

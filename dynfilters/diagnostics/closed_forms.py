@@ -67,7 +67,19 @@ def saved_bytes_formula(
     kept = saved_shapes(name, shape, options=options, out_channels=out_channels, part=part)
     if kept is None:
         return None
-    return DTYPES[dtype].itemsize * sum(map(math.prod, kept.values()))
+    found = DTYPES[dtype].itemsize * sum(map(math.prod, kept.values()))
+    return found + _float32_copies(name, shape, dtype, part, _chosen(name, options or {}))
+
+
+def _float32_copies(
+    name: str, shape: Sequence[int], dtype: str, part: str, chosen: Mapping[str, Any]
+) -> int:
+    """What a dilated depth-wise convolution keeps more in bfloat16, where it runs in float32."""
+    dilated = name == "dwconv" and part == "layer" and (chosen.get("dilation") or 1) > 1
+    if dtype != "bfloat16" or not dilated:
+        return 0
+    taps = math.prod(check_kernel_size(chosen["kernel_size"]))
+    return (4 - 2) * math.prod(shape) + 4 * shape[1] * taps  # x, and the weights
 
 
 def saved_shapes(

@@ -86,8 +86,8 @@ def conv2d_per_sample(
 
 
 def _convolve(x, weight, bias, window) -> Tensor:
-    stride, _, dilation, groups = window
-    if is_garbled(x, weight, stride, dilation, len(x) * groups):
+    stride, _, dilation, _ = window
+    if is_garbled(x, weight, stride, dilation, groups=2):  # at least: one for each sample
         return in_float32(_convolve, x, weight, bias, window)
     if torch.onnx.is_in_onnx_export():  # where the number of groups must be a constant
         return _unfolded(x, weight, bias, *window)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from toolbox import FakeCompiler
 
+from dynfilters.filters import zoo
 from dynfilters.models import registry
 from dynfilters.ops import native, toolchain
 
@@ -50,6 +51,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registry() -> Iterator[None]:
+    """Filters that a test registers are gone after it: others look at all names."""
+    before = dict(zoo._filters._entries)
+    yield
+    zoo._filters._entries.clear()
+    zoo._filters._entries.update(before)
 
 
 @pytest.fixture

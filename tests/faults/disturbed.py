@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sweeps import ROOT, TINY, run_main
 
-from experiments.job import WRITTEN
+from experiments import callback, job
 from experiments.results import RESULT
 
 HERE = Path(__file__).resolve().parent
@@ -83,5 +83,5 @@ def goes_on(
 
 def leftovers(directory: Path) -> list[Path]:
     """Files that were being written when their process died."""
-    names = (*WRITTEN, "results.csv", "report.html")
+    names = (*job.WRITTEN, *callback.WRITTEN)
     return [path for name in names for path in directory.rglob(f".{name}.*")]

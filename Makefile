@@ -37,7 +37,7 @@ fuzz: $(VENV)/dev  ## Properties under ever new inputs for TIME=600 seconds; wha
 bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
 	$(PY) -m benchmarks.run
 
-sanitize: $(VENV)/dev  ## The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, in ten minutes
+sanitize: $(VENV)/dev  ## The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, in six minutes
 	$(PY) tests/sanitize.py
 
 load: $(VENV)/dev  ## Reports, index and probe under thousands of jobs and a million values, in four minutes

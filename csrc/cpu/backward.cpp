@@ -5,9 +5,8 @@
 
 namespace dynfilters::cpu {
 
-bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, int64_t begin,
-              int64_t end) {
-  if (is_by_pixels(route.way)) return backward_pixels(p, storage, o, route, chunks, begin, end);
+bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, Share& share) {
+  if (is_by_pixels(route.way)) return backward_pixels(p, storage, o, route, chunks, share);
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     const bool flat = route.way == Way::kFlat;
@@ -17,8 +16,8 @@ bool backward(const Problem& p, Storage storage, const Operands& o, const Route&
       kernel = correlate<A, decltype(op)>;
       sums = sum_taps<A, decltype(op)>;
     });
-    if (flat) return backward_flat<A>(p, o, kernel, sums, route.tiles, chunks, begin, end);
-    backward_planar<A>(p, o, io, kernel, sums, route.tiles, chunks, begin, end);
+    if (flat) return backward_flat<A>(p, o, kernel, sums, route.tiles, chunks, share);
+    backward_planar<A>(p, o, io, kernel, sums, route.tiles, chunks, share);
     return true;
   });
 }

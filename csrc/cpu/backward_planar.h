@@ -143,14 +143,14 @@ class BackwardPlanar {
 
 template <class A>
 void backward_planar(const Problem& p, const Operands& o, Access<A> io, Correlate<A> correlate, SumTaps<A> sum_taps,
-                     const Tiles& tiles, int64_t chunks, int64_t begin, int64_t end) {
+                     const Tiles& tiles, int64_t chunks, Share& share) {
   BackwardPlanar<A> run(p, o, io, correlate, sum_taps);
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / chunks, chunk = task % chunks, count = tiles.count();
+  do {
+    const int64_t task = share.task(), b = task / chunks, chunk = task % chunks, count = tiles.count();
     A* partial = static_cast<A*>(o.partial);
     if (partial) partial += task * p.channels * p.phases * p.taps();
     run.run(tiles, b, count * chunk / chunks, count * (chunk + 1) / chunks, partial);
-  }
+  } while (share.next());
 }
 
 }  // namespace dynfilters::cpu

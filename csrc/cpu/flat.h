@@ -183,14 +183,14 @@ class Flat {
 
 // Both return whether all results were finite.
 template <class A>
-bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles, int64_t begin,
-                  int64_t end) {
+bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles, Share& share) {
   Flat<A> flat(p, o);
   std::vector<A> taps;
   Vector<A> odd{};
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / tiles.count(), K = p.taps();
-    if (task == begin || task % tiles.count() == 0) flat.begin_sample(b);
+  int64_t sample = -1;
+  do {
+    const int64_t task = share.task(), b = task / tiles.count(), K = p.taps();
+    if (b != sample) flat.begin_sample(sample = b);
     flat.begin(tiles.at(p, task % tiles.count()));
     taps.resize(flat.tap_size());
     const int64_t each = p.group_channels();
@@ -200,7 +200,7 @@ bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, c
         correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
                   flat.target(o.y, b, ch), false, &odd);
     }
-  }
+  } while (share.next());
   return sum<A>(odd) + flat.dropped == 0;
 }
 
@@ -260,14 +260,14 @@ class BackwardFlat {
 
 template <class A>
 bool backward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, SumTaps<A> sum_taps, const Tiles& tiles,
-                   int64_t chunks, int64_t begin, int64_t end) {
+                   int64_t chunks, Share& share) {
   BackwardFlat<A> backward(p, o, correlate, sum_taps);
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / chunks, chunk = task % chunks, count = tiles.count();
+  do {
+    const int64_t task = share.task(), b = task / chunks, chunk = task % chunks, count = tiles.count();
     A* partial = static_cast<A*>(o.partial);
     if (partial) partial += task * p.channels * p.taps();
     backward.run(tiles, b, count * chunk / chunks, count * (chunk + 1) / chunks, partial);
-  }
+  } while (share.next());
   return backward.finite();
 }
 

@@ -5,16 +5,15 @@
 
 namespace dynfilters::cpu {
 
-bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin, int64_t end) {
-  if (is_by_pixels(route.way)) return forward_pixels(p, storage, o, route, begin, end);
+bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share) {
+  if (is_by_pixels(route.way)) return forward_pixels(p, storage, o, route, share);
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     if (route.way == Way::kFlat)
-      return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, route.tiles, begin,
-                             end);
+      return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, route.tiles, share);
     Correlate<A> kernel = nullptr;
     with_combine(p.combine, [&](auto op) { kernel = correlate<A, decltype(op)>; });
-    forward_planar<A>(p, o, io, kernel, route.tiles, begin, end);
+    forward_planar<A>(p, o, io, kernel, route.tiles, share);
     return true;
   });
 }

@@ -6,7 +6,7 @@ namespace dynfilters::cpu {
 
 template <class A>
 void forward_planar(const Problem& p, const Operands& o, Access<A> io, Correlate<A> correlate, const Tiles& tiles,
-                    int64_t begin, int64_t end) {
+                    Share& share) {
   Packer<A> pack(p, o, io);
   Plan& plan = pack.plan;
   std::vector<Reach> own;  // the taps of a window lie at its own place
@@ -14,8 +14,8 @@ void forward_planar(const Problem& p, const Operands& o, Access<A> io, Correlate
   std::vector<A> planes, taps, out;
   Vector<A> odd{};  // filler may be
   int64_t sample = -1;
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t b = task / tiles.count();
+  do {
+    const int64_t task = share.task(), b = task / tiles.count();
     plan.begin(tiles.at(p, task % tiles.count()), pack.lanes);
     if (b != sample) pack.pack_channel(b), sample = b;
     pack.begin_x();
@@ -35,7 +35,7 @@ void forward_planar(const Problem& p, const Operands& o, Access<A> io, Correlate
         pack.write_y(out.data(), b, ch, cell);
       }
     }
-  }
+  } while (share.next());
 }
 
 }  // namespace dynfilters::cpu

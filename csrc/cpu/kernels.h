@@ -2,6 +2,7 @@
 #pragma once
 #include "../activation.h"
 #include "storage.h"
+#include "tasks.h"
 #include "tiles.h"
 
 namespace dynfilters::cpu {
@@ -15,19 +16,18 @@ struct Operands {
   void *y, *grad_x, *grad_spatial;  // null: not wanted
   Activation activation;            // of spatial
   void* partial;                    // (tasks, channels, phases, taps), of the accumulation type; null: not wanted
+  int64_t threads;                  // that share the work
 };
 
-// y, for the tiles [begin, end) of all samples. False: the way cannot serve these values, and
-// what was written is not to be used.
-bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin, int64_t end);
-// The gradients wanted, for the tasks [begin, end): `chunks` to a sample, runs of its tiles.
-bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, int64_t begin,
-              int64_t end);
+// y; tasks are the tiles of all samples. False: the way cannot serve these values, and what was
+// written is not to be used.
+bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share);
+// The gradients wanted; tasks are runs of tiles, `chunks` to a sample.
+bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, Share& share);
 // The part of both for vectors of channels; not for float64.
-bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin,
-                    int64_t end);
+bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share);
 bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks,
-                     int64_t begin, int64_t end);
+                     Share& share);
 // Adds up, in order, what the chunks found for the gradient of channel; for samples [begin, end).
 void reduce_channel(const Problem& p, const void* partial, int64_t chunks, bool is_double, void* out, int64_t begin,
                     int64_t end);

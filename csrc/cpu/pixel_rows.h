@@ -35,14 +35,14 @@ class WeighPixels {
         lines(in, from, sum.rows_held(p)),
         taps(p, o, io, sum.tap_rows_held(p)),
         result(out),
-        stream(streams()) {}
+        stream(streams(o.threads)) {}
 
-  // Tile t of all samples' tiles. more: tile t + 1 is next.
-  void run(const Tiles& tiles, int64_t t, bool more) {
+  // Tile t of all samples' tiles. next: the tile that comes then; -1: none.
+  void run(const Tiles& tiles, int64_t t, int64_t next) {
     const int64_t b = t / tiles.count();
     tile = tiles.at(p, t % tiles.count());
     ahead.clear();
-    if (more) look_ahead((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
+    if (next >= 0) look_ahead(next / tiles.count(), tiles.at(p, next % tiles.count()));
     if (b != sample) begin_sample(b);
     reads_image = can_read_image() && (!sum.padded || channel_bound.holds());
     taps.begin(b, {tile.col + sum.tap_columns.least, tile.cols + sum.tap_columns.count() - 1, p.cols});
@@ -62,7 +62,8 @@ class WeighPixels {
   }
 
  private:
-  static constexpr int64_t kLineBytes = 40 * 1024, kStreamBytes = int64_t(8) << 20;
+  static constexpr int64_t kLineBytes = 40 * 1024, kStreamBytes = 1024 * 1024;
+  static constexpr int64_t kPackVectors = 8;
   // Of a pixel at a time: memory is fetched in runs, and the rows under a block stay near.
   static constexpr int64_t kVectors = 1024 / kVectorBytes;
   const Problem& p;
@@ -89,12 +90,17 @@ class WeighPixels {
   void look_ahead(int64_t b, const Tile& t) {
     const int64_t first_column = t.col * sum.in_step + sum.columns.least;
     const int64_t end_column = (t.col + t.cols - 1) * sum.in_step + sum.columns.most + 1;
-    int64_t h = t.row * sum.in_step + sum.rows.least;
-    if (b == sample && t.col == tile.col)
-      h = std::max(h, (tile.row + tile.rows - 1) * sum.in_step + sum.rows.most + 1);
-    for (const int64_t last = (t.row + t.rows - 1) * sum.in_step + sum.rows.most; h <= last; ++h)
-      in.fetch(ahead, source, b, h, first_column, end_column);
-    for (int64_t i = t.row; i < t.row + t.rows && taps_in_place(); ++i) taps.fetch(ahead, b, 0, i, t.col, t.cols);
+    const auto first_row = [&](const Tile& of) { return of.row * sum.in_step + sum.rows.least; };
+    const auto end_row = [&](const Tile& of) { return (of.row + of.rows - 1) * sum.in_step + sum.rows.most + 1; };
+    int64_t first = first_row(t), end = end_row(t);
+    if (b == sample && t.col == tile.col) {
+      if (t.row > tile.row)
+        first = std::max(first, end_row(tile));
+      else
+        end = std::min(end, first_row(tile));
+    }
+    for (int64_t h = first; h < end; ++h) in.fetch(ahead, source, b, h, first_column, end_column);
+    if (p.has_spatial()) taps.fetch(ahead, b, 0, taps.in_place() ? 1 : p.groups, t);
     ahead.spread(blocks() * in.vectors.count());
   }
   int64_t block() const { return kernels.block; }
@@ -113,11 +119,11 @@ class WeighPixels {
     for (auto& place : sum.places)
       for (auto& pattern : place.patterns) channel_bound = pattern.pack_channel(p, channel, b, in.vectors);
   }
-  // Large results would only push out of the caches what is read next. Narrow vectors cannot.
-  bool streams() const {
+  // Results that fill the caches next to the threads would only push out what is read next. Narrow vectors cannot.
+  bool streams(int64_t threads) const {
     bool aligned = kVectorBytes == 64 && out.in_place() && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
     for (int axis : {0, 2, 3}) aligned = aligned && out.strides[axis] * sizeof(A) % kVectorBytes == 0;
-    return aligned && p.batch * out.strides[0] * int64_t(sizeof(A)) >= kStreamBytes;
+    return aligned && p.batch * out.strides[0] * int64_t(sizeof(A)) >= kStreamBytes * threads;
   }
   // f(place, pattern, row of windows), in one order, for the outputs that exist.
   template <class F>
@@ -146,10 +152,11 @@ class WeighPixels {
       for (int64_t t = 0; t < pattern.size(); ++t) pack_source(place, pattern, t, i, group);
     });
   }
-  // Whether the kernels can read the taps of windows where they are: lines need a source's side by side.
+  // Whether the kernels read the taps of windows where they are: lines need a source's side by side. Planes of taps a
+  // power of two apart drive each other out of L1, and are read again and again if there are many vectors.
   bool taps_in_place() const {
     const bool side_by_side = sum.tap_columns.count() == 1 && sum.places[0].patterns[0].window;
-    return p.has_spatial() && taps.in_place() && (reads_image || side_by_side);
+    return p.has_spatial() && taps.in_place() && (reads_image || (side_by_side && in.vectors.each() < kPackVectors));
   }
   void pack_source(const Place<A>& place, const Pattern<A>& pattern, int64_t t, int64_t i, int64_t group) {
     const Source& source = pattern.sources[t];
@@ -158,11 +165,10 @@ class WeighPixels {
     BlockTaps<A>::pack(line ? line + group * taps.group_step() + at : nullptr, -at, taps.count() - at, pattern.size(),
                        outputs(place), block(), packed_at(pattern, i) + t * block());
   }
-  // The taps of the next group, which are read where they are.
+  // The taps of the next group, if they are taken from where they lie.
   void look_ahead(int64_t group) {
-    if (!taps_in_place()) return;
-    for (int64_t i = tile.row; i < tile.row + tile.rows; ++i)
-      taps.fetch(ahead, sample, group, i, tile.col, tile.cols);
+    if (!p.has_spatial() || !taps.in_place()) return;
+    taps.fetch(ahead, sample, group, 1, tile);
     ahead.spread(blocks() * in.vectors.each());
   }
   // Of outputs, for one vector of channels.
@@ -251,14 +257,16 @@ class WeighPixels {
       }
     });
   }
-  // Where the sources of row i of windows begin.
+  // Where the sources of row i of windows begin; of a window, those of its first column.
   void find_pixels(const Pattern<A>& pattern, int64_t i) {
-    pixel.clear();
+    const int64_t n = pattern.size(), step = std::max<int64_t>(pattern.window, 1);
+    pixel.resize(n);
     const A* line = nullptr;
     int64_t row = sum.rows.least - 1;  // of the line: none yet
-    for (const Source& source : pattern.sources) {
+    for (int64_t t = 0; t < n; t += step) {
+      const Source& source = pattern.sources[t];
       if (source.row != row) line = lines.line(i * sum.in_step + (row = source.row));
-      pixel.push_back(line + (source.column - sum.columns.least) * lanes);
+      pixel[t] = line + (source.column - sum.columns.least) * lanes;
     }
   }
   // All but where the results go, for the first vector.

@@ -26,23 +26,24 @@ Image<A> image_of(const Problem& p, const Access<A>& io, const int64_t (&strides
 // samples.begin(b) and samples.end(b) are called before and after a tile of sample b, if they do anything: then a
 // sample is one tile.
 template <class T, class Samples>
-void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, int64_t begin,
-                 int64_t end, Samples&& samples) {
+void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, Share& share,
+                 Samples&& samples) {
   using A = Accumulator<T>;
   WeighKernels<A> kernels{};
   with_combine(p.combine, [&](auto op) { kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols); });
   WeighPixels<T> pass(p, o, io, sum_for_y<A>(p), kernels, image_of<A>(p, io, p.xs, false), o.x,
                       image_of<A>(p, io, p.ys, true), o.y);
-  for (int64_t task = begin; task < end; ++task) {
+  do {
+    const int64_t task = share.task();
     samples.begin(task / tiles.count());
-    pass.run(tiles, task, task + 1 < end);
+    pass.run(tiles, task, share.following());
     samples.end(task / tiles.count());
-  }
+  } while (share.next());
 }
 
 template <class T, class Samples>
 void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, int64_t chunks,
-                  int64_t begin, int64_t end, Samples&& samples) {
+                  Share& share, Samples&& samples) {
   using A = Accumulator<T>;
   WeighKernels<A> kernels{};
   SumRow<A> sum_row = nullptr;
@@ -56,40 +57,40 @@ void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, co
   A* partial = static_cast<A*>(o.partial);
   const int64_t count = tiles.count();
   const auto first_of = [&](int64_t task) { return task / chunks * count + count * (task % chunks) / chunks; };
-  for (int64_t task = begin; task < end; ++task) {
+  do {
+    const int64_t task = share.task();
     samples.begin(task / chunks);
     grad_taps.begin_sample(task / chunks);
     for (int64_t t = first_of(task); t < first_of(task + 1); ++t) {
-      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(end));
+      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(task + 1) || share.following() >= 0 ? t + 1 : -1);
       if (o.grad_spatial || partial) grad_taps.run(tiles.at(p, t % count));
     }
     if (partial) grad_taps.unpack(partial + task * p.channels * p.phases * p.taps());
     samples.end(task / chunks);
-  }
+  } while (share.next());
 }
 
 }  // namespace
 
-bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t begin,
-                    int64_t end) {
+bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share) {
   if (route.way == Way::kTurned) {
     TurnedSamples samples(p, o);
-    run_forward(samples.problem(), AccessTo<float>(), samples.operands(), route.tiles, begin, end, samples);
+    run_forward(samples.problem(), AccessTo<float>(), samples.operands(), route.tiles, share, samples);
   } else {
-    with_short_access(storage, [&](auto io) { run_forward(p, io, o, route.tiles, begin, end, SamplesInPlace()); });
+    with_short_access(storage, [&](auto io) { run_forward(p, io, o, route.tiles, share, SamplesInPlace()); });
   }
   fence();
   return true;
 }
 
 bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks,
-                     int64_t begin, int64_t end) {
+                     Share& share) {
   if (route.way == Way::kTurned) {
     TurnedSamples samples(p, o);
-    run_backward(samples.problem(), AccessTo<float>(), samples.operands(), route.tiles, chunks, begin, end, samples);
+    run_backward(samples.problem(), AccessTo<float>(), samples.operands(), route.tiles, chunks, share, samples);
   } else {
     with_short_access(storage,
-                      [&](auto io) { run_backward(p, io, o, route.tiles, chunks, begin, end, SamplesInPlace()); });
+                      [&](auto io) { run_backward(p, io, o, route.tiles, chunks, share, SamplesInPlace()); });
   }
   fence();
   return true;

@@ -26,6 +26,15 @@ bool over_tasks(int64_t tasks, const F& run, int64_t least = 1) {
   });
   return done;
 }
+// Whether all shares of the tasks succeeded.
+template <class F>
+bool over_shares(int64_t count, const F& run) {
+  Tasks tasks(count);
+  return over_tasks(count, [&](int64_t begin, int64_t end) {
+    Share share(tasks, begin, end);
+    return !share.next() || run(share);
+  });
+}
 // The fastest way, or where that cannot serve the values, the one that serves all.
 template <class F>
 void run_best(const Problem& p, const Tensor& x, const Layout& layout, const F& run) {
@@ -56,10 +65,10 @@ Tensor run_forward(Problem p, const Tensor& x, const OptionalTensor& spatial, co
   set_output_strides(p, y), set_channel_strides(p, channel);
   Operands o{};
   o.x = x.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel), o.y = y.mutable_data_ptr();
-  o.activation = activation;
+  o.activation = activation, o.threads = torch::stable::get_num_threads();
   run_best(p, x, {true, x.is_contiguous(), is_channels_last(x)}, [&](const Route& route) {
-    return over_tasks(p.batch * route.tiles.count(),
-                      [&](int64_t begin, int64_t end) { return forward(p, storage, o, route, begin, end); });
+    return over_shares(p.batch * route.tiles.count(),
+                       [&](Share& share) { return forward(p, storage, o, route, share); });
   });
   return y;
 }
@@ -97,7 +106,7 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
   o.x = x.const_data_ptr(), o.grad = grad.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel);
   o.grad_x = want.x ? gx.mutable_data_ptr() : nullptr;
   o.grad_spatial = want.spatial ? gs.mutable_data_ptr() : nullptr;
-  o.activation = activation;
+  o.activation = activation, o.threads = torch::stable::get_num_threads();
   const bool dense = x.is_contiguous() && grad.is_contiguous(), pixels = is_channels_last(x) && grad.stride(1) == 1;
   run_best(p, x, {false, dense, pixels}, [&](const Route& route) {
     const int64_t chunks = chunks_of(p, route.tiles), sums = p.batch * chunks * p.channels * p.phases * p.taps();
@@ -105,9 +114,8 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
     const bool parts = want.channel && (chunks > 1 || p.phases > 1);
     Tensor partial = parts ? torch::stable::new_empty(x, Sizes{sums}, accumulator) : gc;
     o.partial = want.channel ? partial.mutable_data_ptr() : nullptr;
-    const bool done = over_tasks(p.batch * chunks, [&](int64_t begin, int64_t end) {
-      return backward(p, storage, o, route, chunks, begin, end);
-    });
+    const bool done = over_shares(
+        p.batch * chunks, [&](Share& share) { return backward(p, storage, o, route, chunks, share); });
     return done && (!parts || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
              reduce_channel(p, o.partial, chunks, accumulator == ScalarType::Double, gc.mutable_data_ptr(), begin, end);
              return true;

@@ -1,6 +1,9 @@
 // Between storage types and the accumulation type. What runs over whole planes takes these as
 // function pointers and is compiled for float and double only.
 #pragma once
+#include <type_traits>
+#include <utility>
+
 #include "simd.h"
 
 namespace dynfilters::cpu {
@@ -44,6 +47,20 @@ inline void write_row(const Accumulator<T>* from, int64_t n, T* to) {
   }
 }
 
+// Every second element.
+inline void read_alternate(const float* from, int64_t n, float* to) {
+  int64_t j = 0;
+#if __has_builtin(__builtin_shufflevector)
+  constexpr int64_t lanes = kLanes<float>;
+  const auto even = []<int... i>(Vector<float> a, Vector<float> b, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, 2 * i...);
+  };
+  for (; j + lanes < n; j += lanes)  // the last load ends with an element that is not wanted: it must be there
+    store(to + j, even(load(from + 2 * j), load(from + 2 * j + lanes), std::make_integer_sequence<int, lanes>()));
+#endif
+  for (; j < n; ++j) to[j] = from[2 * j];
+}
+
 template <class T>
 void read_block(const void* from, int64_t rows, int64_t row_stride, int64_t cols, int64_t col_stride,
                 Accumulator<T>* to, int64_t pitch) {
@@ -51,6 +68,8 @@ void read_block(const void* from, int64_t rows, int64_t row_stride, int64_t cols
   for (int64_t i = 0; i < rows; ++i, source += row_stride, to += pitch)
     if (col_stride == 1)
       read_row(source, cols, to);
+    else if (std::is_same_v<T, float> && col_stride == 2)  // the taps of a phase, scale 2
+      read_alternate(reinterpret_cast<const float*>(source), cols, reinterpret_cast<float*>(to));
     else
       for (int64_t j = 0; j < cols; ++j) to[j] = widen(source[j * col_stride]);
 }

@@ -54,12 +54,15 @@ class TapLines {
         all.see(static_cast<const A*>(o.spatial) + from, n);
       }
   }
-  // All taps of row y of a group, n windows from `column` on, to be read in place later.
-  void fetch(Ahead& ahead, int64_t b, int64_t group, int64_t y, int64_t column, int64_t n) const {
-    for (int64_t k = 0; k < p.taps(); ++k) {
-      const int64_t from = b * p.ss[0] + group * p.ss[1] + k * p.ss[2] + y * p.ss[3] + column;
-      ahead.add(static_cast<const A*>(o.spatial) + from, n * int64_t(sizeof(A)));
-    }
+  // All taps of a tile, of `count` groups, to be read later; if those of a row lie side by side.
+  void fetch(Ahead& ahead, int64_t b, int64_t group, int64_t count, const Tile& t) const {
+    if (p.ss[4] != 1) return;
+    for (int64_t y = t.row * p.scale; y < (t.row + t.rows) * p.scale; ++y)
+      for (int64_t g = group; g < group + count; ++g)
+        for (int64_t k = 0; k < p.taps(); ++k) {
+          const int64_t from = b * p.ss[0] + g * p.ss[1] + k * p.ss[2] + y * p.ss[3] + t.col * p.scale;
+          ahead.add(at(o.spatial, from * io.bytes), t.cols * p.scale * io.bytes);
+        }
   }
   // Raw taps of row y, count of them from k on: (taps, groups, phases, to_pitch).
   void load_row(int64_t y, int64_t k, int64_t count, A* to, int64_t to_pitch) const {

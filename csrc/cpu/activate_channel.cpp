@@ -27,13 +27,15 @@ struct ChannelBlocks {
   }
   void read_raw(int64_t b, int64_t first, int64_t count, int64_t phase) {
     const T* from = static_cast<const T*>(t.raw) + b * t.strides[0] + first * t.strides[1] + phase * t.strides[3];
-    io.read(from, count, t.strides[1], t.strides[2], raw.data());
+    io.read(from, count, t.strides[1], t.strides[2], raw.data(), behind(first));
   }
   void read_std(int64_t first, int64_t count, int64_t phase) {
     if (!t.std) return;
     const T* from = static_cast<const T*>(t.std) + first * t.taps * t.std_phases + std_phase(phase);
     io.read(from, count, t.taps * t.std_phases, t.std_phases, std.data());
   }
+  // Taps of a sample from channel `first` on, if phases do not lie between them.
+  int64_t behind(int64_t first) const { return t.phases > 1 ? 0 : (t.channels - first) * t.taps; }
   int64_t std_phase(int64_t phase) const { return t.std_phases > 1 ? phase : 0; }
   // to[k, i] = a[k, i] · b[k, i], or that added to it.
   static void multiply(const std::vector<A>& a, const std::vector<A>& b, A* to, bool add = false) {
@@ -56,7 +58,8 @@ void activate_samples(const ChannelTaps& t, const Activation& how, Accumulator<T
         block.read_raw(b, first, count, phase);
         activate(how, block.raw.data(), t.taps, lanes, lanes);
         block.multiply(block.raw, block.std, block.raw.data());
-        block.io.write(block.raw.data(), count, t.taps * t.phases, t.phases, out + block.place(b, first, phase));
+        block.io.write(block.raw.data(), count, t.taps * t.phases, t.phases, out + block.place(b, first, phase),
+                       block.behind(first));
       }
     }
   }
@@ -77,7 +80,7 @@ void differentiate_channels(const ChannelTaps& t, const Activation& how, const A
       for (int64_t b = 0; b < t.batch; ++b) {
         const int64_t place = block.place(b, first, phase);
         block.read_raw(b, first, count, phase);
-        block.io.read(grad + place, count, t.taps * t.phases, t.phases, block.grad.data());
+        block.io.read(grad + place, count, t.taps * t.phases, t.phases, block.grad.data(), block.behind(first));
         if (grad_std) {
           block.out = block.raw;
           activate(how, block.out.data(), t.taps, lanes, lanes);

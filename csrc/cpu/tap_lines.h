@@ -1,6 +1,7 @@
 // Spatial taps, row by row, for the kernels of pixels.h.
 #pragma once
 #include "activate.h"
+#include "channel_lanes.h"
 #include "lines.h"
 
 namespace dynfilters::cpu {
@@ -18,7 +19,8 @@ class TapLines {
  public:
   static constexpr int64_t lanes = kLanes<A>;
   TapLines(const Problem& p, const Operands& o, const Access<A>& io, const Held& holds)
-      : p(p), o(o), io(io), holds(elementwise() ? Held{1, 1} : holds), held(p.taps() * this->holds.rows, -1) {}
+      : p(p), o(o), io(io), holds(one_by_one() ? Held{1, 1} : holds), held(p.taps() * this->holds.rows, -1),
+        across(p.taps()) {}
 
   // wanted: columns of windows.
   void begin(int64_t b, const Columns& wanted) {
@@ -33,7 +35,7 @@ class TapLines {
     if (in_place())
       return static_cast<const A*>(o.spatial) + sample * p.ss[0] + k * p.ss[2] + y * p.ss[3] + first() * p.ss[4];
     const int64_t slot = holds.slot(y);
-    if (held[slot * p.taps() + k] != y) elementwise() ? fill(y, k, 1) : fill(y, 0, p.taps());
+    if (held[slot * p.taps() + k] != y) one_by_one() ? fill(y, k, 1) : fill(y, 0, p.taps());
     return lines.data() + (slot * p.taps() + k) * tap_step() + v * pitch;
   }
   int64_t group_step() const { return in_place() ? p.ss[1] : line_step(); }
@@ -65,7 +67,8 @@ class TapLines {
         }
   }
   // Raw taps of row y, count of them from k on: (taps, groups, phases, to_pitch).
-  void load_row(int64_t y, int64_t k, int64_t count, A* to, int64_t to_pitch) const {
+  void load_row(int64_t y, int64_t k, int64_t count, A* to, int64_t to_pitch) {
+    if (innermost() && count == p.taps()) return load_positions(y, to, to_pitch);
     for (int64_t end = k + count; k < end; ++k)
       for (int64_t g = 0; g < p.groups; ++g)
         for (int64_t v = 0; v < p.scale; ++v, to += to_pitch) {
@@ -85,9 +88,25 @@ class TapLines {
   std::vector<int64_t> held;
   Buffer<A> lines;
 
-  // Each tap can be activated without its neighbours.
-  bool elementwise() const {
-    return o.activation.kind != ActivationKind::kSoftmax && o.activation.kind != ActivationKind::kFilterNorm;
+  ChannelLanes<A> across;
+  Buffer<A> row, few;  // of load_positions
+
+  // Whether a row of one tap is filled without its neighbours.
+  bool one_by_one() const {
+    const auto kind = o.activation.kind;
+    return kind != ActivationKind::kSoftmax && kind != ActivationKind::kFilterNorm && !innermost();
+  }
+  // Whether the taps of each position lie side by side, and the positions too.
+  bool innermost() const { return p.ss[2] == 1 && p.ss[4] == p.taps() && p.groups == 1 && p.scale == 1; }
+  // Then all raw taps of row y are read at once.
+  void load_positions(int64_t y, A* to, int64_t to_pitch) {
+    const int64_t n = columns.inside(), K = p.taps();
+    row.resize(n * K), few.resize(K * lanes);
+    io.read(at(o.spatial, (sample * p.ss[0] + y * p.ss[3] + first() * K) * io.bytes), 1, 0, n * K, 1, row.data(), 0);
+    for (int64_t j = 0; j < n; j += lanes) {
+      across.read(row.data() + j * K, std::min(lanes, n - j), K, 1, few.data(), (n - j) * K);
+      for (int64_t k = 0; k < K; ++k) store(to + k * to_pitch + j, load(few.data() + k * lanes));
+    }
   }
   int64_t line_step() const { return p.scale * pitch; }
   int64_t tap_step() const { return p.groups * line_step(); }

@@ -116,13 +116,12 @@ def _is_watched(module: nn.Module) -> bool:
 
     A forward hook whose `asleep` is true has said that it does neither at present.
     """
-    return bool(
-        any(_is_awake(hook) for hook in module._forward_hooks.values())
-        or any(_is_awake(hook) for hook in module._forward_pre_hooks.values())
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in vars(module)
-    )
+    if module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
+        return True
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    if not hooks[0] and not hooks[1]:  # most often, and many modules are asked in a forward
+        return False
+    return any(_is_awake(hook) for of_a_kind in hooks for hook in of_a_kind.values())
 
 
 def _is_awake(hook: Callable) -> bool:

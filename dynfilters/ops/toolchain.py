@@ -142,10 +142,10 @@ def files(device: str) -> list[Path]:
 
 
 def units(device: str) -> list[Path]:
-    """Those of `files(device)` that are compiled, each by itself: the one that takes longest first."""
+    """Those of `files(device)` that are compiled, each by itself."""
     suffix = {"cpu": ".cpp", "cuda": ".cu"}[device]
     if found := [file for file in files(device) if file.suffix == suffix]:
-        return sorted(found, key=lambda file: file.stem != "pixels")
+        return found
     raise BuildError(f"{sources() / device} has no kernels")
 
 

@@ -35,7 +35,10 @@ Tiles pixel_tiles(const Problem& p, bool forward) {
   // Backward holds rows of all vectors of channels at a time.
   const int64_t room = forward ? p.width * p.stride + around : 2 * kSlabBytes / (p.kh * p.channels * 4);
   const int64_t line = std::min(kPixelBytes / (p.kh * kVectorBytes), room);
-  const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>((line - around) / p.stride, 16)));
+  int64_t across = (line - around) / p.stride;
+  // Windows that are read where they are: what they read, and the next tile's, which is being fetched, stay in L2.
+  if (forward && window_of(p) == 3) across = std::min(across, kSlabBytes / (least * p.channels * 4));
+  const int64_t cols = pieces(p.cols, pieces(p.cols, std::max<int64_t>(across, 16)));
   const int64_t fits = kSlabBytes / (cols * p.stride * p.stride * p.channels * 4) - reach / p.stride;
   const int64_t shared = pieces(p.rows, tasks_of(p));
   const int64_t most = std::max<int64_t>(kMostBytes / (cols * p.taps() * p.cells() * 4), 1);

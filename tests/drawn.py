@@ -28,7 +28,8 @@ HALVES = (torch.bfloat16, torch.float16)
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 CHANNELS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 21, 32, 33, 40)
 KERNELS = ((3, 3), (3, 3), (1, 1), (1, 3), (3, 1), (5, 5), (5, 3), (3, 7), (7, 7))
-MEMORY = ("dense", "channels last", "expanded", "apart", "flipped", "overlapping")
+MEMORY = ("dense", "channels last", "taps last", "expanded", "apart", "flipped", "overlapping")
+USUAL = (("dense", "dense"), ("channels last", "dense"), ("channels last", "taps last"))
 MOST = 150_000  # elements of x under all taps of all outputs, to keep a call short
 
 
@@ -59,6 +60,8 @@ class Memory:
             return self._apart(tensor)
         if self.kind == "channels last":
             return _channels_last(tensor)
+        if self.kind == "taps last" and tensor.dim() > 2:  # those of a channels_last convolution
+            return _amid(tensor.movedim(2, -1)).movedim(-1, 2)
         return _amid(tensor)
 
     def _apart(self, tensor: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ orders = st.sampled_from(list(itertools.permutations(range(5))))
 memories = st.sampled_from(MEMORY).flatmap(
     lambda kind: (
         st.just(Memory(kind, (0, 1, 2, 3, 4), 1))
-        if kind in MEMORY[:2]
+        if kind in MEMORY[:3]
         else st.builds(Memory, st.just(kind), orders, st.integers(1, 2))
     )
 )
@@ -196,9 +199,10 @@ def calls(draw: st.DrawFn, kernels: tuple = KERNELS, small: float = 1e-3) -> Cal
     geometry = draw(geometries(kernels))
     size = draw(sizes(geometry))
     dtype, kinds = draw(one_of_each(DTYPES, ("sc", "scp", "s", "c", "cp")))
-    # Half the calls as training makes them: x and the gradient of y alike, the taps contiguous.
-    usual, how = draw(one_of_each((True, False), MEMORY[:2]))
-    alike = [Memory(kind, (0, 1, 2, 3, 4), 1) for kind in (how, how, "dense", "dense")]
+    # Half the calls as training makes them: x and the gradient of y alike, taps as convolutions
+    # leave them.
+    usual, (how, taps) = draw(one_of_each((True, False), USUAL))
+    alike = [Memory(kind, (0, 1, 2, 3, 4), 1) for kind in (how, how, taps, "dense")]
     memory = alike if usual else [draw(memories) for _ in range(4)]
     magnitudes = [1.0] * 4
     if dtype not in HALVES:  # whose range they would leave

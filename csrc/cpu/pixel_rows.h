@@ -37,12 +37,12 @@ class WeighPixels {
         result(out),
         stream(streams(o.threads)) {}
 
-  // Tile t of all samples' tiles. next: the tile that comes then; -1: none.
-  void run(const Tiles& tiles, int64_t t, int64_t next) {
+  // Tile t of all samples' tiles. more: tile t + 1 is next.
+  void run(const Tiles& tiles, int64_t t, bool more) {
     const int64_t b = t / tiles.count();
     tile = tiles.at(p, t % tiles.count());
     ahead.clear();
-    if (next >= 0) look_ahead(next / tiles.count(), tiles.at(p, next % tiles.count()));
+    if (more) look_ahead((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
     if (b != sample) begin_sample(b);
     reads_image = can_read_image() && (!sum.padded || channel_bound.holds());
     taps.begin(b, {tile.col + sum.tap_columns.least, tile.cols + sum.tap_columns.count() - 1, p.cols});
@@ -90,16 +90,11 @@ class WeighPixels {
   void look_ahead(int64_t b, const Tile& t) {
     const int64_t first_column = t.col * sum.in_step + sum.columns.least;
     const int64_t end_column = (t.col + t.cols - 1) * sum.in_step + sum.columns.most + 1;
-    const auto first_row = [&](const Tile& of) { return of.row * sum.in_step + sum.rows.least; };
-    const auto end_row = [&](const Tile& of) { return (of.row + of.rows - 1) * sum.in_step + sum.rows.most + 1; };
-    int64_t first = first_row(t), end = end_row(t);
-    if (b == sample && t.col == tile.col) {
-      if (t.row > tile.row)
-        first = std::max(first, end_row(tile));
-      else
-        end = std::min(end, first_row(tile));
-    }
-    for (int64_t h = first; h < end; ++h) in.fetch(ahead, source, b, h, first_column, end_column);
+    int64_t h = t.row * sum.in_step + sum.rows.least;
+    if (b == sample && t.col == tile.col)
+      h = std::max(h, (tile.row + tile.rows - 1) * sum.in_step + sum.rows.most + 1);
+    for (const int64_t last = (t.row + t.rows - 1) * sum.in_step + sum.rows.most; h <= last; ++h)
+      in.fetch(ahead, source, b, h, first_column, end_column);
     if (p.has_spatial()) taps.fetch(ahead, b, 0, taps.in_place() ? 1 : p.groups, t);
     ahead.spread(blocks() * in.vectors.count());
   }

@@ -36,7 +36,7 @@ void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, con
   do {
     const int64_t task = share.task();
     samples.begin(task / tiles.count());
-    pass.run(tiles, task, share.following());
+    pass.run(tiles, task, share.goes_on());
     samples.end(task / tiles.count());
   } while (share.next());
 }
@@ -62,7 +62,7 @@ void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, co
     samples.begin(task / chunks);
     grad_taps.begin_sample(task / chunks);
     for (int64_t t = first_of(task); t < first_of(task + 1); ++t) {
-      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(task + 1) || share.following() >= 0 ? t + 1 : -1);
+      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(task + 1) || share.goes_on());
       if (o.grad_spatial || partial) grad_taps.run(tiles.at(p, t % count));
     }
     if (partial) grad_taps.unpack(partial + task * p.channels * p.phases * p.taps());

@@ -33,8 +33,8 @@ class Share {
     return false;
   }
   int64_t task() const { return current; }
-  // The task that most likely comes then; -1: unknown.
-  int64_t following() const { return current == at && at + 1 < end ? at + 1 : -1; }
+  // Whether the task behind this one most likely comes next.
+  bool goes_on() const { return current == at && at + 1 < end; }
 
  private:
   Tasks& all;

@@ -10,7 +10,7 @@ import pytest
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cpu"
 # Arguments: how many tasks, how many threads; thread 0 rests on its first task until all others
-# have ended. Prints, thread by thread, what it did, with a + where the task behind was to come next.
+# have ended. Prints, a line for each thread, its tasks, with a + where the one behind is next.
 PROGRAM = """
 #include "tasks.h"
 #include <cstdio>

@@ -29,6 +29,12 @@ def kill(number: int = signal.SIGKILL) -> None:
     os.kill(os.getpid(), number)
 
 
+def interrupt() -> None:
+    """As in a terminal: what a shell starts in the background may ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    kill(signal.SIGINT)
+
+
 def once() -> None:
     """`FileExistsError` in all processes but the first is the test's own lock."""
     with contextlib.suppress(FileExistsError), open(PLACE / "killed", "x"):
@@ -80,7 +86,7 @@ def hang() -> None:
 DEEDS: dict[str, Callable[[], None]] = {
     "kill": kill,
     "term": lambda: kill(signal.SIGTERM),
-    "int": lambda: kill(signal.SIGINT),
+    "int": interrupt,
     "once": once,
     "fill": fill,
     "limit": limit,

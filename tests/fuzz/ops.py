@@ -26,18 +26,25 @@ def plain_truth(geometry: Geometry, tensors: Sequence[Tensor | None], wanted: Se
     return [reference.forward(*tensors[1:], geometry), *gradients]
 
 
+def terms(geometry: Geometry, tensors: Sequence[Tensor | None], wanted: Sequence) -> Found:
+    """What the magnitudes of all that is added up in `plain_truth` add up to."""
+    wide = [None if t is None else t.double().abs() for t in tensors]
+    return plain_truth(geometry, wide, wanted)
+
+
+def activated_taps(drawn: Activated, tensors: Sequence[Tensor | None]) -> tuple[list, list]:
+    """Spatial and channel taps, and how `activate` made them."""
+    *_, spatial, channel, std = tensors
+    stds = None, std
+    hows = [(*how, drawn.eps) for how in zip(drawn.names, drawn.gains, stds, strict=True)]
+    pairs = zip((spatial, channel), hows, strict=True)
+    return [None if raw is None else activate(raw, *how) for raw, how in pairs], hows
+
+
 def activated_truth(drawn: Activated, tensors: Sequence[Tensor | None], wanted: Sequence) -> Found:
     """The same of activated taps, differentiated through the activations; std's gradient too."""
-    grad, x, spatial, channel, std = tensors
-    (of_spatial, of_channel), gains = drawn.names, drawn.gains
-    how_spatial, how_channel = (
-        (of_spatial, gains[0], None, drawn.eps),
-        (of_channel, gains[1], std, drawn.eps),
-    )
-    taps = [
-        None if raw is None else activate(raw, *how)
-        for raw, how in ((spatial, how_spatial), (channel, how_channel))
-    ]
+    grad, x, spatial, channel, _ = tensors
+    taps, (how_spatial, how_channel) = activated_taps(drawn, tensors)
     mask = *wanted[:2], wanted[2] or wanted[3]
     y, grad_x, grad_s, grad_c = plain_truth(
         drawn.call.geometry, [widened(grad), widened(x), *taps], mask
@@ -51,15 +58,17 @@ def activated_truth(drawn: Activated, tensors: Sequence[Tensor | None], wanted: 
     ]
 
 
-def check(tensors: Found, run: Callable, truth: Callable, hollow: bool) -> Found:
+def check(tensors: Found, run: Callable, truth: Callable, size: Callable, hollow: bool) -> Found:
     """`run` is near `truth` in float64, and its results lie in memory as it says without data.
 
     Near: relative to the largest value; or where the sums themselves lose more, no farther than
-    a few times as far as `truth` in the same type.
+    a few times as far as `truth` in the same type, or than rounding them goes: `size` gives the
+    terms' magnitudes, for all results or the first ones.
     """
     ours = run(tensors)
     exact = truth([None if t is None else t.double() for t in tensors])
     dtype, rounded = tensors[1].dtype, None
+    rounding = 8 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
     for i, (found, expected) in enumerate(zip(ours, exact, strict=True)):
         if expected is None:
             assert found.numel() == 0
@@ -70,7 +79,9 @@ def check(tensors: Found, run: Callable, truth: Callable, hollow: bool) -> Found
         error = (found.double() - expected).abs().max()
         if not error <= BOUNDS[dtype] * expected.abs().max():
             rounded = rounded or truth(tensors)
-            assert error <= 4 * (rounded[i].double() - expected).abs().max()
+            sums = size()[i : i + 1]
+            least = max([rounding * s.max() for s in sums if s is not None], default=0)
+            assert error <= max(least, 4 * (rounded[i].double() - expected).abs().max())
     if hollow:
         with FakeTensorMode() as mode:
             fake = run([None if t is None else mode.from_tensor(t) for t in tensors])
@@ -113,7 +124,13 @@ def check_filter2d(call: Call) -> None:
         gradients = bare.filter2d_backward(*tensors, *options, *wanted)
         return [bare.filter2d(*tensors[1:], *options), *gradients]
 
-    ours = check(tensors, run, lambda t: plain_truth(call.geometry, t, wanted), call.hollow)
+    ours = check(
+        tensors,
+        run,
+        lambda t: plain_truth(call.geometry, t, wanted),
+        lambda: terms(call.geometry, tensors, wanted),
+        call.hollow,
+    )
     if call.public:
         named = call.geometry._asdict()
         check_public(lambda *t: ops.filter2d(*t, **named), tensors, wanted, ours)
@@ -130,7 +147,11 @@ def check_activated(drawn: Activated) -> None:
         gradients = bare.filter2d_activated_backward(*tensors, *options, *wanted)
         return [bare.filter2d_activated(*tensors[1:], *options), *gradients]
 
-    ours = check(tensors, run, lambda t: activated_truth(drawn, t, wanted), call.hollow)
+    def size() -> Found:  # of the gradients, those in activated taps
+        taps, _ = activated_taps(drawn, tensors)
+        return terms(call.geometry, [*tensors[:2], *taps], wanted[:3])
+
+    ours = check(tensors, run, lambda t: activated_truth(drawn, t, wanted), size, call.hollow)
     if call.public:
         check_public(drawn.public(), tensors, wanted, ours)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters.nn import FilterNorm
+from dynfilters.nn.convolution import Conv2d
 
 
 @pytest.mark.parametrize("combine", ["mul", "add"])
@@ -215,13 +216,29 @@ def test_static_filters_train_in_bfloat16_with_dilation(name: str) -> None:
     assert (found[0].double() - found[1]).abs().max() <= 0.02 * found[1].abs().max()
 
 
-def test_carafe_trains_in_bfloat16_on_images_narrower_than_its_stride() -> None:
-    """Where oneDNN gives any numbers for the gradient of the encoder's weight."""
-    options = {"stride": 2, "compressed_channels": 4, "encoder_kernel_size": 5}
-    layer = dynfilters.Carafe(16, **options).bfloat16()
+@pytest.mark.parametrize(
+    "name, options, convolution",
+    [
+        ("carafe", {"compressed_channels": 4, "encoder_kernel_size": 5}, "encode"),
+        ("ddf", {}, "conv"),
+    ],
+)
+def test_images_narrower_than_the_stride_train_in_bfloat16(name: str, options, convolution) -> None:
+    """Where oneDNN gives any numbers for the gradient of the convolution's weight."""
+    layer = dynfilters.create_filter(name, 16, stride=2, **options).bfloat16()
     x = torch.randn(2, 16, 6, 1, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     twin, found = copy.deepcopy(layer).double(), []
     for model, seen in ((layer, x), (twin, x.double())):
-        weight = model.branches["spatial"].encode.weight
+        weight = getattr(model.branches["spatial"], convolution).weight
         found.append(torch.autograd.grad(model(seen).square().sum(), weight)[0])
     assert (found[0].double() - found[1]).abs().max() <= 0.1 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("name", dynfilters.list_filters(upsamples=False))
+def test_no_filter_leaves_a_stride_or_dilation_to_plain_convolution(name: str) -> None:
+    """For either, PyTorch's may give any numbers in bfloat16 (`ops.conv2d.is_garbled`)."""
+    for options in ({"stride": 2}, {"dilation": 2}):
+        layer = dynfilters.create_filter(name, 16, **options)
+        convolutions = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]
+        exposed = [m for m in convolutions if max(*m.stride, *m.dilation) > 1]
+        assert all(isinstance(m, Conv2d) for m in exposed), exposed

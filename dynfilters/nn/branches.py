@@ -75,7 +75,7 @@ class PointwiseBranch(TapsBranch):
             self.encoder = nn.Conv2d(
                 channels, channels * cells, encoder_size, padding=padding, groups=channels
             )
-        self.conv = nn.Conv2d(channels * own, cells * groups * taps, 1, stride, groups=own)
+        self.conv = Conv2d(channels * own, cells * groups * taps, 1, stride, groups=own)
         self.activation = create_activation(activation, filters=groups, taps=taps, gain=gain)
 
     def raw(self, guide: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from dynfilters.checks import is_autocast
 from dynfilters.nn.activations import FilterNorm
 from dynfilters.nn.branches import PointwiseBranch, SqueezeExciteBranch, TapsBranch
+from dynfilters.nn.convolution import Conv2d
 from dynfilters.nn.linear import GroupedLinear
 from dynfilters.ops import native
 
@@ -82,7 +83,7 @@ def generates_at_once(branches: nn.ModuleDict, guides: dict[str, Tensor]) -> boo
 
 def _is_projection(conv: nn.Module) -> bool:
     """Whether it is a 1×1 convolution, and nobody sees its calls."""
-    if type(conv) is not nn.Conv2d or _is_watched(conv):
+    if type(conv) not in (Conv2d, nn.Conv2d) or _is_watched(conv):
         return False
     return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
 

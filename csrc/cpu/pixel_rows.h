@@ -63,7 +63,7 @@ class WeighPixels {
 
  private:
   static constexpr int64_t kLineBytes = 40 * 1024, kStreamBytes = 1024 * 1024;
-  static constexpr int64_t kPackVectors = 8;
+  static constexpr int64_t kPackVectors = kVectorBytes == 64 ? 8 : 2;
   // Of a pixel at a time: memory is fetched in runs, and the rows under a block stay near.
   static constexpr int64_t kVectors = 1024 / kVectorBytes;
   const Problem& p;

@@ -90,29 +90,28 @@ void weigh_any(const Weighing<A>& o) {
   }
 }
 
-// What a row of a window adds to a block: neighbouring outputs share its columns. before, behind: whether
-// the first and the last one are there.
+// What a row of a window adds to a block, column by column: each is loaded once, for all outputs that it is under.
+// before, behind: whether the first and the last one are there.
 template <class A, class Op, int K, int B>
 DYNFILTERS_INLINE void add_window_row(const A* pixel, int64_t pixel_step, const A* s, int64_t s_source,
                                       const A* channel, bool before, bool behind, Vector<A>* total) {
   constexpr int last = B + K - 2;
-  const auto is_there = [=](int i) { return (i != 0 || before) && (i != last || behind); };
-  Vector<A> column[last + 1];
-#pragma GCC unroll 14
-  for (int i = 0; i <= last; ++i) {
-    if (!is_there(i)) continue;
-    column[i] = load(pixel + i * pixel_step);
-    // Where one load may serve many products, it must not be made anew for each.
-    if (!Op::kChannel && (B <= 4 || kVectorBytes == 64)) asm("" : "+v"(column[i]));
-  }
+  Vector<A> weight[K]{};
+  const A* own[K]{};
 #pragma GCC unroll 7
   for (int i = 0; i < K; ++i) {
-    Vector<A> weight{};
-    if constexpr (Op::kChannel) weight = load(channel + i * kLanes<A>);
+    if constexpr (Op::kChannel) weight[i] = load(channel + i * kLanes<A>);
+    if constexpr (Op::kSpatial) own[i] = s, s += s_source;
+  }
+#pragma GCC unroll 14
+  for (int c = 0; c <= last; ++c) {
+    if ((c == 0 && !before) || (c == last && !behind)) continue;
+    Vector<A> column = load(pixel + c * pixel_step);
+    asm("" : "+v"(column));  // or it is loaded anew for each product
 #pragma GCC unroll 8
     for (int p = 0; p < B; ++p)
-      if (is_there(i + p)) total[p] += Op::tap(splat(Op::kSpatial ? s[p] : A(0)), weight) * column[i + p];
-    s += s_source;
+      if (p <= c && c < p + K)
+        total[p] += Op::tap(splat(Op::kSpatial ? own[c - p][p] : A(0)), weight[c - p]) * column;
   }
 }
 
@@ -186,21 +185,14 @@ struct WeighKernels {
 };
 template <class A, class Op, int B>
 WeighKernels<A> weigh_kernels(int64_t window) {
-  constexpr bool wide = B <= 4 || kVectorBytes == 64;  // there are registers for the columns of large windows
   WeighKernels<A> found{B, weigh_window<A, Op, 3, B>, weigh_any<A, Op, B>};
-  if constexpr (wide) {
-    if (window == 5) found.window = weigh_window<A, Op, 5, B>;
-    if (window == 7) found.window = weigh_window<A, Op, 7, B>;
-  }
+  if (window == 5) found.window = weigh_window<A, Op, 5, B>;
+  if (window == 7) found.window = weigh_window<A, Op, 7, B>;
   return found;
 }
 template <class A, class Op>
 WeighKernels<A> weigh_kernels(int64_t window, int64_t columns) {
-  const int64_t block = block_for(columns, window);
-  if (block == 7) return weigh_kernels<A, Op, 7>(window);
-  if (block == 8) return weigh_kernels<A, Op, 8>(window);
-  if constexpr (kVectorBytes < 64) return weigh_kernels<A, Op, 4>(window);
-  return {};
+  return block_for(columns) == 7 ? weigh_kernels<A, Op, 7>(window) : weigh_kernels<A, Op, 8>(window);
 }
 
 }  // namespace dynfilters::cpu

@@ -7,11 +7,8 @@
 namespace dynfilters::cpu {
 
 // How many outputs are computed side by side: as many as there are registers for, and as leave fewest over.
-// The columns of a large window take registers too. Rows have room for whole blocks.
-inline int64_t block_for(int64_t columns, int64_t window) {
-  if (kVectorBytes < 64 && window > 3) return 4;
-  return (columns + 6) / 7 * 7 <= round_up(columns, 8) ? 7 : 8;
-}
+// Rows have room for whole blocks.
+inline int64_t block_for(int64_t columns) { return (columns + 6) / 7 * 7 <= round_up(columns, 8) ? 7 : 8; }
 
 // Rows of activated spatial taps, one for each row of y: (taps, groups, phases of a row, columns).
 template <class A>
@@ -133,13 +130,16 @@ struct BlockTaps {
   // One source of n: its tap of output j is taps[j], for j from first to last. Others, and all if there are
   // none, are zero. to: its place in the first block.
   static void pack(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, int64_t block, A* to) {
-    (block == 8 ? pack_blocks<8> : block == 7 ? pack_blocks<7> : pack_blocks<4>)(taps, first, last, n, count, to);
+    (block == 8 ? pack_blocks<8> : pack_blocks<7>)(taps, first, last, n, count, to);
   }
 
  private:
   template <int B>
   static void pack_blocks(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, A* to) {
-    for (int64_t begin = 0; begin < count; begin += B, to += n * B) {
+    int64_t begin = 0;
+    for (const int64_t there = taps && first <= 0 ? std::min(count, last) : 0; begin + B <= there; begin += B, to += n * B)
+      std::memcpy(to, taps + begin, B * sizeof(A));
+    for (; begin < count; begin += B, to += n * B) {
       const int64_t j = block_at(begin, count, B);
       if (taps && j >= first && j + B <= last) {
         std::memcpy(to, taps + j, B * sizeof(A));

@@ -37,7 +37,7 @@ GPU = {
 }
 # These take up to a hundred times as long as the op: on a CPU their forward pass has to do.
 SLOW = ("unfold", "reference")
-SLOW_ABOVE = {"conv": 56}
+SLOW_ABOVE = {"conv": 14}
 # Compiling takes longer than measuring; at 224 the copies of `unfold` take a hundred gigabytes.
 COMPILED_LAYOUT = "nchw"
 UNFOLDED_GRID = 112

@@ -6,6 +6,7 @@ import datetime
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from experiments.machine import versions
 
 # The instructions that decide how fast an image is filtered, if the processor has them.
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}  # the widest first
 SMI_FIELDS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw"
 
 
@@ -49,9 +51,16 @@ def after(device: str) -> dict[str, Any]:
     return {**facts, "clocks_after": clocks()} if device == "cuda" else facts
 
 
-def file_name(facts: dict[str, Any]) -> str:
+def title(facts: Mapping[str, Any]) -> str:
+    """The device; of a CPU with its widest vectors, as some tell no more than their maker."""
+    flags = facts.get("cpu_flags", ()) if facts["device"].startswith("cpu") else ()
+    widest = next((name for flag, name in VECTORS.items() if flag in flags), None)
+    return facts["device"] if widest is None else f"{facts['device'][:-1]}, {widest})"
+
+
+def file_name(facts: Mapping[str, Any]) -> str:
     """<device>-<date>, without an ending."""
-    slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", title(facts).lower()).strip("-")
     return f"{slug}-{facts['date'][:10]}"
 
 

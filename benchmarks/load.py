@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         table, good = run(options.directory or Path(temporary))
     if options.output is not None:
-        head = f"# Load on {machine['device']}\n\n{machine['date']}; torch {machine['torch']}; "
+        head = f"# Load on {facts.title(machine)}\n\n{machine['date']}; torch {machine['torch']}; "
         head += f"load {machine['load_before']} before.\n\n{load_tasks.__doc__}\n"
         file = options.output / f"load-{facts.file_name(machine)}.md"
         write_atomically(file, f"{head}{table}")

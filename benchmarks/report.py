@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import DTYPES, GRIDS, KINDS, LAYOUTS, PASSES, TABLE_BATCH
+from benchmarks.facts import title
 from benchmarks.targets import MEGABYTE
 from experiments.files import read_json
 
@@ -32,7 +33,7 @@ PASS = {"forward": "forward", "backward": "backward", "both": "forward + backwar
 def render(results: Mapping[str, Any]) -> str:
     """The whole report."""
     parts = [
-        f"# Benchmark on {results['machine']['device']}",
+        f"# Benchmark on {title(results['machine'])}",
         facts(results),
         "## Targets",
         target_table(results),
@@ -48,8 +49,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 def summary(results: Mapping[str, Any]) -> str:
     """The targets, and what they were measured with, for README.md."""
-    device = results["machine"]["device"]
-    return f"**{device}**\n\n{target_table(results)}\n\n{facts(results)}"
+    return f"**{title(results['machine'])}**\n\n{target_table(results)}\n\n{facts(results)}"
 
 
 def facts(results: Mapping[str, Any]) -> str:

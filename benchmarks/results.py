@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.facts import file_name
+from benchmarks.facts import file_name, title
 from benchmarks.report import render, summary
 from experiments.files import read_json, write_atomically, write_json
 
@@ -36,11 +36,9 @@ def write(results: Mapping[str, Any], directory: Path) -> tuple[Path, Path]:
 
 
 def readme_section() -> str:
-    """The newest results of a CPU and of a GPU among those that are kept, as Markdown."""
-    found = []
-    for device in ("cpu", "cuda"):
-        files = DIRECTORY.glob(f"{device}*.json")
-        newest = max(files, key=lambda file: file.stem[-len("YYYY-MM-DD") :], default=None)
-        if newest is not None:
-            found.append(summary(read_json(newest)))
+    """The newest results of each device among those that are kept, as Markdown."""
+    kept = (read_json(file) for file in DIRECTORY.glob("c*.json"))
+    by_date = sorted(kept, key=lambda one: one["machine"]["date"])
+    newest = {title(one["machine"]): one for one in by_date}
+    found = [summary(newest[device]) for device in sorted(newest)]
     return "\n\n".join(found) or "Nothing has been measured yet."

@@ -314,9 +314,18 @@ def test_command_writes_both_files(tmp_path):
         assert f"| {row['name']} " in done.stdout and f"| {row['name']} " in markdown.read_text()
 
 
-def test_file_name_says_device_and_date():
-    found = {"device": "cpu (Intel(R) Xeon® 8480+, 2 threads)", "date": "2026-03-04 05:06 UTC"}
-    assert facts.file_name(found) == "cpu-intel-r-xeon-8480-2-threads-2026-03-04"
+@pytest.mark.parametrize(
+    "device, flags, expected",
+    [
+        ("cpu (Intel(R) Xeon® 8480+, 2 threads)", [], "cpu-intel-r-xeon-8480-2-threads"),
+        ("cpu (AMD EPYC, 1 thread)", ["avx2", "fma"], "cpu-amd-epyc-1-thread-avx2"),
+        ("cpu (AMD EPYC, 1 thread)", ["avx2", "avx512f"], "cpu-amd-epyc-1-thread-avx-512"),
+        ("cuda (NVIDIA H200)", ["avx2"], "cuda-nvidia-h200"),
+    ],
+)
+def test_file_name_says_device_and_date(device, flags, expected):
+    found = {"device": device, "cpu_flags": flags, "date": "2026-03-04 05:06 UTC"}
+    assert facts.file_name(found) == f"{expected}-2026-03-04"
 
 
 def test_readme_has_the_newest_results():

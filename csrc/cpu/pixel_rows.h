@@ -148,7 +148,8 @@ class WeighPixels {
     });
   }
   // Whether the kernels read the taps of windows where they are: lines need a source's side by side. Planes of taps a
-  // power of two apart drive each other out of L1, and are read again and again if there are many vectors.
+  // power of two apart drive each other out of L1, and are read again for every vector. Two narrow ones make it pay
+  // to pack them (measured with an L2 of half a megabyte, which cannot hold them either).
   bool taps_in_place() const {
     const bool side_by_side = sum.tap_columns.count() == 1 && sum.places[0].patterns[0].window;
     return p.has_spatial() && taps.in_place() && (reads_image || (side_by_side && in.vectors.each() < kPackVectors));

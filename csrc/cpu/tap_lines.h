@@ -136,9 +136,9 @@ struct BlockTaps {
  private:
   template <int B>
   static void pack_blocks(const A* taps, int64_t first, int64_t last, int64_t n, int64_t count, A* to) {
+    const int64_t there = taps && first <= 0 ? std::min(count, last) : 0;
     int64_t begin = 0;
-    for (const int64_t there = taps && first <= 0 ? std::min(count, last) : 0; begin + B <= there; begin += B, to += n * B)
-      std::memcpy(to, taps + begin, B * sizeof(A));
+    for (; begin + B <= there; begin += B, to += n * B) std::memcpy(to, taps + begin, B * sizeof(A));
     for (; begin < count; begin += B, to += n * B) {
       const int64_t j = block_at(begin, count, B);
       if (taps && j >= first && j + B <= last) {

@@ -7,17 +7,17 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dynfilters.diagnostics.machine import describe_device
+from dynfilters.ops.toolchain import FEATURES, processor
 from experiments.machine import versions
 
 # The instructions that decide how fast an image is filtered, if the processor has them.
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
-VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}  # the widest first
+VECTORS = ("avx512f", "avx2", "sve", "asimd")  # the widest first
 SMI_FIELDS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw"
 
 
@@ -25,7 +25,7 @@ def machine(device: str) -> dict[str, Any]:
     """Device, processor flags, threads, versions, backend of the op, date, load."""
     facts = {
         "device": describe_device(device, None),
-        "cpu_flags": _flags(),
+        "cpu_flags": [flag for flag in FLAGS if flag in processor()[1]],
         "threads": torch.get_num_threads(),
         **versions(device),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -54,7 +54,7 @@ def after(device: str) -> dict[str, Any]:
 def title(facts: Mapping[str, Any]) -> str:
     """The device; of a CPU with its widest vectors, as some tell no more than their maker."""
     flags = facts.get("cpu_flags", ()) if facts["device"].startswith("cpu") else ()
-    widest = next((name for flag, name in VECTORS.items() if flag in flags), None)
+    widest = next((FEATURES[flag] for flag in VECTORS if flag in flags), None)
     return facts["device"] if widest is None else f"{facts['device'][:-1]}, {widest})"
 
 
@@ -73,14 +73,6 @@ def clocks() -> dict[str, str] | None:
         return None
     values = (value.strip() for value in done.stdout.strip().split(","))
     return dict(zip(SMI_FIELDS.split(","), values, strict=False))
-
-
-def _flags() -> list[str]:
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
-    except OSError:
-        return []
-    return [flag for flag in FLAGS if flag in words]
 
 
 def _reuses_pages() -> bool:

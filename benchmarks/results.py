@@ -37,7 +37,7 @@ def write(results: Mapping[str, Any], directory: Path) -> tuple[Path, Path]:
 
 def readme_section() -> str:
     """The newest results of each device among those that are kept, as Markdown."""
-    kept = (read_json(file) for file in DIRECTORY.glob("c*.json"))
+    kept = (read_json(file) for file in DIRECTORY.glob("*.json"))
     by_date = sorted(kept, key=lambda one: one["machine"]["date"])
     newest = {title(one["machine"]): one for one in by_date}
     found = [summary(newest[device]) for device in sorted(newest)]

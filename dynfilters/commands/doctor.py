@@ -14,19 +14,6 @@ from dynfilters.commands.tables import Table
 from dynfilters.ops import cache, native, reference, toolchain
 from dynfilters.ops.toolchain import BuildError
 
-# What the operating system calls them, and what people do.
-_FEATURES = {
-    "avx2": "AVX2",
-    "fma": "FMA",
-    "f16c": "F16C",
-    "avx512f": "AVX-512",
-    "avx512_bf16": "AVX-512 BF16",
-    "avx512_fp16": "AVX-512 FP16",
-    "amx_tile": "AMX",
-    "asimd": "NEON",
-    "sve": "SVE",
-}
-
 
 def add(subparsers) -> argparse.ArgumentParser:
     return subparsers.add_parser(
@@ -45,7 +32,7 @@ def run(args: argparse.Namespace) -> Result:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": name,
-        "features": [shown for key, shown in _FEATURES.items() if key in features],
+        "features": [shown for key, shown in toolchain.FEATURES.items() if key in features],
         "threads": torch.get_num_threads(),
         "cache": [str(directory) for directory in cache.directories()],
         "devices": devices,

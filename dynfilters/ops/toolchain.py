@@ -32,6 +32,18 @@ LINK = {
     # Those of libtorch_cuda stay open: a torch without CUDA can link this too.
     "cuda": ["-shared", "-cudart", "static"],
 }
+# Instruction sets: what the operating system calls them, and what people do.
+FEATURES = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "avx512f": "AVX-512",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_tile": "AMX",
+    "asimd": "NEON",
+    "sve": "SVE",
+}
 # Other names of macros, as the Linux kernel lists the instruction set.
 _ALIASES = {"sse3": "pni", "lzcnt": "abm", "bmi": "bmi1"}
 

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from dynfilters import nn, ops
+from dynfilters import _moved, nn, ops
 from dynfilters.export import export_onnx, export_program, load_program
 from dynfilters.filters import (
     DDF,
@@ -42,6 +42,8 @@ from dynfilters.nn import Taps, create_activation, list_activations, register_ac
 from dynfilters.registry import UnknownNameError
 
 __version__ = "0.1.0"
+
+_moved.install()
 
 __all__ = [
     "DDF",

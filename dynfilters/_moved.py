@@ -1,0 +1,52 @@
+"""Old import paths, kept for one release: pickles and programs that name them still load.
+
+`MOVED` maps a module that is gone to the modules that have its names now, in the order in which
+they are looked through; `RENAMED` maps a name that is gone to its name now.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED: dict[str, tuple[str, ...]] = {}
+RENAMED: dict[str, str] = {}
+
+
+class _Moved(ModuleType):
+    """Stands in for a module that is gone: looks its names up where they are now."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            for path in MOVED[self.__name__]:
+                module = importlib.import_module(path)
+                for known in (name, RENAMED.get(name, name)):
+                    if hasattr(module, known):
+                        return getattr(module, known)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name)
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds the modules of `MOVED`, after every module that exists has been looked for."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname not in MOVED:
+            return None
+        is_package = any(name.startswith(f"{fullname}.") for name in MOVED)
+        return ModuleSpec(fullname, self, is_package=is_package)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Moved(spec.name, f"Moved to {', '.join(MOVED[spec.name])}.")
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leaves the module empty: names are looked up when they are asked for."""
+
+
+def install() -> None:
+    """Makes the old paths importable; calling it again changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dynfilters.diagnostics.machine import describe_device
-from dynfilters.ops.toolchain import FEATURES, processor
+from dynfilters.native.toolchain import FEATURES, processor
 from experiments.machine import versions
 
 # The instructions that decide how fast an image is filtered, if the processor has them.

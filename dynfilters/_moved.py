@@ -13,8 +13,18 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MOVED: dict[str, tuple[str, ...]] = {}
-RENAMED: dict[str, str] = {}
+MOVED: dict[str, tuple[str, ...]] = {
+    "dynfilters.ops.build": ("dynfilters.native.build",),
+    "dynfilters.ops.cache": ("dynfilters.native.cache",),
+    "dynfilters.ops.native": ("dynfilters.native.loader",),
+    "dynfilters.ops.toolchain": ("dynfilters.native.toolchain",),
+}
+RENAMED: dict[str, str] = {
+    "decide": "select_backend",
+    "damage": "integrity_error",
+    "settle": "ensure_loaded",
+    "whole": "load_verified",
+}
 
 
 class _Moved(ModuleType):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import dynfilters
 from dynfilters.commands import Unavailable, bench, build, compare, convert, doctor, info, listing
 from dynfilters.commands.tables import show
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native.toolchain import BuildError
 from dynfilters.printable import printable
 
 COMMANDS = (listing, info, bench, compare, convert, build, doctor)

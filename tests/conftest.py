@@ -16,7 +16,7 @@ from toolbox import FakeCompiler
 
 from dynfilters.filters import zoo
 from dynfilters.models import registry
-from dynfilters.ops import native, toolchain
+from dynfilters.native import loader, toolchain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -29,7 +29,7 @@ def pytest_sessionstart() -> None:
     """Compiles the native kernels before the first test, in whose time it would fall."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")  # not an error, which would end the session
-        native.decide("cpu")
+        loader.select_backend("cpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

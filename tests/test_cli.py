@@ -12,9 +12,9 @@ import pytest
 import dynfilters
 from dynfilters import cli
 from dynfilters.commands import doctor
-from dynfilters.ops import build, native
-from dynfilters.ops.native import Status
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import build, loader
+from dynfilters.native.loader import Status
+from dynfilters.native.toolchain import BuildError
 
 
 def test_list_shows_the_registry(capsys) -> None:
@@ -119,7 +119,7 @@ def test_doctor_tells_what_runs(capsys) -> None:
     data = json.loads(capsys.readouterr().out)
     for device, found in data["devices"].items():
         assert found["backend"] == dynfilters.ops.backend(device)
-        assert found["reason"] == native.status(device).reason
+        assert found["reason"] == loader.status(device).reason
         assert (found["backend"] == "native") == bool(found["library"])
     assert code == any(found["failed"] for found in data["devices"].values())
     assert cli.main(["doctor"]) == code
@@ -129,8 +129,8 @@ def test_doctor_tells_what_runs(capsys) -> None:
 
 
 def test_doctor_says_what_failed_and_what_to_do(monkeypatch, capsys) -> None:
-    states = dict.fromkeys(native.KEYS, native._UNDECIDED)
-    monkeypatch.setattr(native, "_status", states)
+    states = dict.fromkeys(loader.KEYS, loader._UNDECIDED)
+    monkeypatch.setattr(loader, "_status", states)
     monkeypatch.delenv("DYNFILTERS_BACKEND", raising=False)
 
     def fail(device: str) -> None:
@@ -145,7 +145,7 @@ def test_doctor_says_what_failed_and_what_to_do(monkeypatch, capsys) -> None:
 
 def test_doctor_notices_wrong_results(monkeypatch, capsys) -> None:
     monkeypatch.setattr(
-        native,
+        loader,
         "_status",
         {"cpu": Status("native", "for the test"), "cuda": Status("reference", "x")},
     )

@@ -16,7 +16,8 @@ from comparison import BOUNDS, STORED, Given, check, compare, draw, operands, tr
 from torch import Tensor
 
 import dynfilters
-from dynfilters.ops import backend, filter2d, native, reference
+from dynfilters.native import loader
+from dynfilters.ops import backend, filter2d, reference
 from dynfilters.ops.reference import Geometry
 
 GPU = torch.cuda.is_available()
@@ -51,7 +52,7 @@ LARGE = [
 @pytest.fixture(autouse=True)
 def _kernels_that_live() -> Iterator[None]:
     """Native ones, or every test fails; and an error on the device is that of its own test."""
-    assert backend("cuda") == "native", native.status("cuda").reason
+    assert backend("cuda") == "native", loader.status("cuda").reason
     yield
     torch.cuda.synchronize()
 

@@ -21,7 +21,8 @@ from comparison import (
 from test_cuda import LARGE, SOME, TINY, move, pytestmark
 from torch import Tensor
 
-from dynfilters.ops import backend, filter2d_activated, native
+from dynfilters.native import loader
+from dynfilters.ops import backend, filter2d_activated
 from dynfilters.ops.activations import ACTIVATIONS
 
 __all__ = ["pytestmark"]  # with a GPU only
@@ -31,7 +32,7 @@ OPS = ("filter2d_activated", "filter2d_activated_backward")
 @pytest.fixture(autouse=True)
 def _kernels_that_live() -> None:
     for op in OPS:
-        assert backend("cuda", op) == "native", native.status("cuda").reason
+        assert backend("cuda", op) == "native", loader.status("cuda").reason
 
 
 def arguments(case: Filter2dCase, how: Activations) -> tuple:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dynfilters.ops import build, toolchain
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import build, toolchain
+from dynfilters.native.toolchain import BuildError
 
 ARCH = "9.0"
 try:

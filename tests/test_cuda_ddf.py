@@ -12,7 +12,8 @@ from test_pool_project import BOUNDS, check
 from torch import Tensor
 
 import dynfilters
-from dynfilters.ops import backend, native, pool_project
+from dynfilters.native import loader
+from dynfilters.ops import backend, pool_project
 
 GPU = torch.cuda.is_available()
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not GPU, reason="no CUDA device is here")]
@@ -26,7 +27,7 @@ SIZES += [(5, 33, 3, 5, 7), (1, 1, 1, 1, 1), (0, 8, 3, 3, 2)]
 def _kernels_that_live() -> Iterator[None]:
     """Native ones, or every test fails; and an error on the device is that of its own test."""
     for op in ("pool_project", "ddf_generate"):
-        assert backend("cuda", op) == "native", native.status("cuda").reason
+        assert backend("cuda", op) == "native", loader.status("cuda").reason
     yield
     torch.cuda.synchronize()
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynfilters
+from dynfilters.native import loader
 from dynfilters.nn import fusion
-from dynfilters.ops import native
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 by_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
@@ -109,8 +109,8 @@ def test_other_layers_run_their_modules(make) -> None:
 @pytest.mark.parametrize("live", [True, False])
 def test_on_other_devices_where_there_is_a_native_kernel(live: bool, monkeypatch) -> None:
     layer, x = dynfilters.DDF(12).to("meta"), torch.empty(2, 12, 7, 9, device="meta")
-    status = native.Status("native" if live else "reference", "because")
-    monkeypatch.setitem(native._status, "meta", status)
+    status = loader.Status("native" if live else "reference", "because")
+    monkeypatch.setitem(loader._status, "meta", status)
     assert is_fused(layer, x) == live
 
 
@@ -126,7 +126,9 @@ def test_ddf_is_the_same_on_any_number_of_threads(dtype, memory_format) -> None:
             found.append(layer(x))
     finally:
         torch.set_num_threads(threads)
-    assert native.decide("cpu").backend != "native" or all(torch.equal(y, found[0]) for y in found)
+    assert loader.select_backend("cpu").backend != "native" or all(
+        torch.equal(y, found[0]) for y in found
+    )
 
 
 def test_ddf_compiles_exports_and_autocasts_by_one_op() -> None:

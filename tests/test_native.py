@@ -14,11 +14,13 @@ import torch
 from cases import LAYOUTS
 from torch import Tensor
 
-from dynfilters.ops import native, reference
+from dynfilters.native import loader
+from dynfilters.ops import reference
 from dynfilters.ops.reference import Geometry
 
 pytestmark = pytest.mark.skipif(
-    native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
+    loader.select_backend("cpu").backend != "native",
+    reason=f"no native CPU kernels: {loader.status()}",
 )
 
 # Relative to the largest value. The accumulation type is float32 for all but float64; half types

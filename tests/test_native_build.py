@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynfilters.ops import build, cache, toolchain
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import build, cache, toolchain
+from dynfilters.native.toolchain import BuildError
 
 
 def left_in(directory: Path) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from toolbox import FakeCompiler, Processes
 
-from dynfilters.ops import build, native, toolchain
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import build, loader, toolchain
+from dynfilters.native.toolchain import BuildError
 
 SLOWER = "RuntimeWarning: dynfilters runs on its slower reference kernels on cpu: "
 
@@ -43,9 +43,9 @@ def test_native_is_live_wherever_there_is_a_compiler() -> None:
         toolchain.find_compiler("cpu")
     except BuildError as error:
         pytest.skip(str(error))
-    if native._wanted() == "reference":
+    if loader._wanted() == "reference":
         pytest.skip("DYNFILTERS_BACKEND=reference")
-    assert native.decide("cpu").backend == "native"
+    assert loader.select_backend("cpu").backend == "native"
 
 
 def test_of_ten_processes_at_once_one_compiles(fake, processes) -> None:
@@ -169,5 +169,5 @@ def test_any_other_demand_is_named(fake, processes) -> None:
 
 
 def test_other_devices_have_no_library_and_no_warning() -> None:
-    assert native.decide("meta").backend == "reference"
-    assert native.decide("mps").reason == "there is no native library for this device"
+    assert loader.select_backend("meta").backend == "reference"
+    assert loader.select_backend("mps").reason == "there is no native library for this device"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import pytest
 from fuzz import generators, ops
 
-from dynfilters.ops import native
+from dynfilters.native import loader
 
 pytestmark = pytest.mark.skipif(
-    native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
+    loader.select_backend("cpu").backend != "native",
+    reason=f"no native CPU kernels: {loader.status()}",
 )
 
 test_filter2d = ops.FILTER2D.as_test()

@@ -18,12 +18,13 @@ from test_native import lay_out, operands
 from torch import Tensor
 
 from benchmarks import memory
-from dynfilters.ops import native
+from dynfilters.native import loader
 from dynfilters.ops.reference import Geometry
 
 pytestmark = [
     pytest.mark.skipif(
-        native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
+        loader.select_backend("cpu").backend != "native",
+        reason=f"no native CPU kernels: {loader.status()}",
     ),
     pytest.mark.skipif(not memory.RESET.exists(), reason="the system does not tell peak memory"),
 ]

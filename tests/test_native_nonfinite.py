@@ -14,11 +14,13 @@ import torch
 from test_native import BOUNDS, WAYS, channels_for, lay_out, operands, run
 from torch import Tensor
 
-from dynfilters.ops import filter2d_reference, native
+from dynfilters.native import loader
+from dynfilters.ops import filter2d_reference
 from dynfilters.ops.reference import Geometry
 
 pytestmark = pytest.mark.skipif(
-    native.decide("cpu").backend != "native", reason=f"no native CPU kernels: {native.status()}"
+    loader.select_backend("cpu").backend != "native",
+    reason=f"no native CPU kernels: {loader.status()}",
 )
 
 VALUES = [math.inf, -math.inf, math.nan]

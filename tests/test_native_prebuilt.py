@@ -10,8 +10,8 @@ import pytest
 import torch
 from toolbox import FakeCompiler
 
-from dynfilters.ops import build, toolchain
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import build, toolchain
+from dynfilters.native.toolchain import BuildError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dynfilters.ops import toolchain
+from dynfilters.native import toolchain
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("dynfilters", "conf", "csrc", "pyproject.toml", "README.md", "LICENSE")
@@ -41,7 +41,7 @@ def test_the_sources_of_the_kernels_are_in_the_wheel(wheel: Path, tmp_path: Path
     """All of them: the installed copy hashes to the same recipe as the checkout."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     program = (
-        "from dynfilters.ops import toolchain as t\n"
+        "from dynfilters.native import toolchain as t\n"
         "print(t.sources(), t.recipe('cpu'), t.recipe('cuda'))"
     )
     done = subprocess.run(

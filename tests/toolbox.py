@@ -59,7 +59,8 @@ class Done:
 _SERVER = """
 import json, os, sys, traceback, warnings
 import torch
-from dynfilters.ops import backend, filter2d, native
+from dynfilters.native import loader
+from dynfilters.ops import backend, filter2d
 
 def op():
     x, channel = torch.ones(1, 2, 3, 3), torch.ones(1, 2, 9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dynfilters.commands import Result
-from dynfilters.ops import build, toolchain
+from dynfilters.native import build, toolchain
 
 _DESCRIPTION = """
 Compiles the native kernels, which happens by itself on first use otherwise. For machines

@@ -11,8 +11,9 @@ import torch
 import dynfilters
 from dynfilters.commands import Result
 from dynfilters.commands.tables import Table
-from dynfilters.ops import cache, native, reference, toolchain
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import cache, loader, toolchain
+from dynfilters.native.toolchain import BuildError
+from dynfilters.ops import reference
 
 
 def add(subparsers) -> argparse.ArgumentParser:
@@ -25,7 +26,7 @@ def add(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> Result:
-    devices = {device: _examine(device) for device in native.KEYS}
+    devices = {device: _examine(device) for device in loader.KEYS}
     name, features = toolchain.processor()
     data = {
         "dynfilters": dynfilters.__version__,
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> Result:
 def _examine(device: str) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it would warn of is in the report
-        status = native.decide(device)
+        status = loader.select_backend(device)
     failed, reason, to_do = status.failed, status.reason, status.advice
     if status.backend == "native" and not _computes(device):
         failed, reason = True, f"its results are wrong; {reason}"

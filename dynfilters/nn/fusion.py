@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from dynfilters.checks import is_autocast
+from dynfilters.native import loader
 from dynfilters.nn.activations import FilterNorm
 from dynfilters.nn.branches import PointwiseBranch, SqueezeExciteBranch, TapsBranch
 from dynfilters.nn.convolution import Conv2d
 from dynfilters.nn.linear import GroupedLinear
-from dynfilters.ops import native
 
 _PLAIN = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.Identity: "identity"}
 
@@ -69,7 +69,7 @@ def generates_at_once(branches: nn.ModuleDict, guides: dict[str, Tensor]) -> boo
     spatial, channel = branches["spatial"], branches["channel"]
     kind = guides["spatial"].device.type
     return (
-        (kind == "cpu" or native.status(kind).backend == "native")
+        (kind == "cpu" or loader.status(kind).backend == "native")
         and isinstance(spatial, PointwiseBranch)
         and keeps(spatial, PointwiseBranch.raw)
         and isinstance(channel, SqueezeExciteBranch)

@@ -22,7 +22,8 @@ from dynfilters.checks import (
     check_tensor,
     is_autocast,
 )
-from dynfilters.ops import native, transforms
+from dynfilters.native import loader
+from dynfilters.ops import transforms
 from dynfilters.ops.activated_reference import Options, formula, forward, gradients
 from dynfilters.ops.activations import ACTIVATIONS, epsilon
 from dynfilters.ops.filter2d import backend, forward_fake
@@ -189,7 +190,7 @@ def _backward(grad, x, spatial, channel, channel_std, *rest):
 
 def _is_native(op: str, device: torch.device) -> bool:
     """Whether a native library, loaded now if none has been yet, has the op for the device."""
-    native.settle(device.type)
+    loader.ensure_loaded(device.type)
     return backend(device, op) == "native"
 
 

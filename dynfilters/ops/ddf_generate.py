@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_like, check_tensor, is_autocast
-from dynfilters.ops import native, transforms
+from dynfilters.native import loader
+from dynfilters.ops import transforms
 from dynfilters.ops.operands import autocast, same_shape
 from dynfilters.ops.pool_project import check_operands, fake, gradients, reference
 
@@ -97,8 +98,8 @@ def _is_layer(weight: Tensor, inputs: int) -> bool:
 def _forward(x, weight, bias, squeeze_weight, squeeze_bias, expand_weight, expand_bias):
     layers = squeeze_weight, squeeze_bias, expand_weight, expand_bias
     _check(x, weight, bias, *layers)
-    native.settle(x.device.type)
-    if native.is_live(x.device.type, "ddf_generate"):
+    loader.ensure_loaded(x.device.type)
+    if loader.is_live(x.device.type, "ddf_generate"):
         return torch.ops.dynfilters.ddf_generate(x, weight, bias, *layers)
     return _reference(x, weight, bias, *layers)
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_kernel_size, check_tensor, is_autocast
-from dynfilters.ops import native, reference, transforms
+from dynfilters.native import loader
+from dynfilters.ops import reference, transforms
 from dynfilters.ops.operands import autocast, check_grad, check_operands
 from dynfilters.ops.reference import Geometry
 
@@ -98,8 +99,8 @@ def backend(device: str | torch.device = "cpu", op: str = "filter2d") -> str:
     Decides it, as the first op there would, which may take a compiler some seconds.
     """
     kind = torch.device(device).type
-    native.decide(kind)
-    return "native" if native.is_live(kind, op) else "reference"
+    loader.select_backend(kind)
+    return "native" if loader.is_live(kind, op) else "reference"
 
 
 def _values(geometry: Geometry) -> tuple:
@@ -109,7 +110,7 @@ def _values(geometry: Geometry) -> tuple:
 def _forward(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul"):
     geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
-    if native.settle(x.device.type):  # from now on the dispatcher goes to the native kernel
+    if loader.ensure_loaded(x.device.type):  # from now on the dispatcher goes to the native kernel
         return torch.ops.dynfilters.filter2d(x, spatial, channel, kernel_size, *_values(geometry))
     return reference.forward(x, spatial, channel, geometry)
 
@@ -128,7 +129,7 @@ def _backward(
     geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
     check_grad(grad, x, geometry)
-    if native.settle(x.device.type):
+    if loader.ensure_loaded(x.device.type):
         return torch.ops.dynfilters.filter2d_backward(
             grad, x, spatial, channel, kernel_size, *_values(geometry), *output_mask
         )

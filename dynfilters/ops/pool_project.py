@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dynfilters.checks import check_like, check_tensor, is_autocast
-from dynfilters.ops import native, transforms
+from dynfilters.native import loader
+from dynfilters.ops import transforms
 from dynfilters.ops.operands import autocast, same_shape
 from dynfilters.ops.reference import layout
 
@@ -70,8 +71,8 @@ def check_operands(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def _forward(x, weight, bias):
     check_operands(x, weight, bias)
-    native.settle(x.device.type)
-    if native.is_live(x.device.type, "pool_project"):
+    loader.ensure_loaded(x.device.type)
+    if loader.is_live(x.device.type, "pool_project"):
         return torch.ops.dynfilters.pool_project(x, weight, bias)
     return reference(x, weight, bias)
 

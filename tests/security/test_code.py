@@ -42,8 +42,8 @@ EXCEPTIONS = {
     ("dynfilters/testing/copies.py", "pickle.loads"): "of what was pickled in the same line",
     ("dynfilters/export/program.py", "torch.export.load"): "a program, see SECURITY.md",
     ("dynfilters/export/program.py", "torch._inductor.aoti_load_package"): "a program as well",
-    ("dynfilters/ops/native.py", "ctypes.CDLL"): "torch's own library",
-    ("dynfilters/ops/native.py", "torch.ops.load_library"): "ours, after its hash was compared",
+    ("dynfilters/native/loader.py", "ctypes.CDLL"): "torch's own library",
+    ("dynfilters/native/loader.py", "torch.ops.load_library"): "ours, after its hash was compared",
     ("benchmarks/memory.py", "ctypes.CDLL"): "the C library",
     ("benchmarks/run.py", "os.execv"): "itself, with other variables of the environment",
 }

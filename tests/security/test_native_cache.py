@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dynfilters.ops import build, cache
+from dynfilters.native import build, cache
 
 
 @pytest.fixture
@@ -132,9 +132,9 @@ def test_the_library_itself_is_behind_the_same_checks(fake_compiler, tmp_path: P
     elsewhere.mkdir()
     library.path.rename(elsewhere / "a.so")
     library.path.symlink_to(elsewhere / "a.so")
-    assert cache.damage(library) is None
+    assert cache.integrity_error(library) is None
     elsewhere.chmod(0o777)
-    assert f"is in {elsewhere}, which can be changed" in cache.damage(library)
+    assert f"is in {elsewhere}, which can be changed" in cache.integrity_error(library)
 
 
 def test_the_user_s_own_cache_is_private(fake_compiler, tmp_path: Path, monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """Which kernels run on a device: decided at the first op there, once in a process.
 
 A native library registers its kernels with PyTorch's dispatcher under the key of its device; from
-then on the schemas of `ops.filter2d` are served by it there. `ops.build` compiles it on first
+then on the schemas of `ops.filter2d` are served by it there. `native.build` compiles it on first
 use. Where that cannot be, one warning says why, and the reference kernels go on.
 
 Environment:
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dynfilters.ops import build, toolchain
-from dynfilters.ops.cache import Library
+from dynfilters.native import build, toolchain
+from dynfilters.native.cache import Library
 
 KEYS = {"cpu": "CPU", "cuda": "CUDA"}  # the dispatcher's names
 
@@ -64,7 +64,7 @@ def status(device: str = "cpu") -> Status:
     return _status.get(device) or Status("reference", "there is no native library for this device")
 
 
-def settle(device: str) -> bool:
+def ensure_loaded(device: str) -> bool:
     """Loads the native library for `device`, compiling it if need be; whether it is live since.
 
     False from the second time on. `RuntimeError`, every time, if DYNFILTERS_BACKEND demands
@@ -75,21 +75,21 @@ def settle(device: str) -> bool:
         return False
     first = state is _UNDECIDED
     if first:
-        state = decide(device)
+        state = select_backend(device)
     if state.failed and _wanted() == "native":
         raise RuntimeError(f"DYNFILTERS_BACKEND=native, but {state.reason}")
     return first and state.backend == "native"
 
 
-def decide(device: str) -> Status:
-    """What is live on `device`, decided now if it was not yet. At most warns; see `settle`."""
+def select_backend(device: str) -> Status:
+    """Returns what is live on `device`, and decides it first if need be. At most warns."""
     if status(device) is not _UNDECIDED:
         return status(device)
     with _lock:
         if _status[device] is not _UNDECIDED:
             return _status[device]
         wanted = _wanted()
-        _status[device] = state = _decide(device, wanted)
+        _status[device] = state = _select(device, wanted)
     if state.failed and wanted is None:
         warnings.warn(
             f"dynfilters runs on its slower reference kernels on {device}: {state.reason}",
@@ -106,7 +106,7 @@ def _wanted() -> str | None:
     return wanted
 
 
-def _decide(device: str, wanted: str | None) -> Status:
+def _select(device: str, wanted: str | None) -> Status:
     if device == "cuda" and not torch.cuda.is_available():
         return Status("reference", "there is no CUDA device, or this torch cannot use it")
     if wanted == "reference":

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynfilters.ops import toolchain
-from dynfilters.ops.toolchain import BuildError
+from dynfilters.native import toolchain
+from dynfilters.native.toolchain import BuildError
 
 MACHINE = f"{platform.system()} {platform.machine()}"
 
@@ -145,17 +145,17 @@ def find(device: str, key: str | None, candidates: list[Path]) -> tuple[Library 
             if library and (own or key is None or library.facts.get("prebuilt")):
                 found.append((own, len(library.facts.get("requires", [])), library))
     for _, _, library in sorted(found, key=lambda entry: entry[:2], reverse=True):
-        reason = misfit(library, device) or damage(library)
+        reason = misfit(library, device) or integrity_error(library)
         if reason is None:
             return library, notes
         notes.append(f"{library.path} {reason}")
     return None, notes
 
 
-def whole(path: Path) -> Library | None:
+def load_verified(path: Path) -> Library | None:
     """The library at `path`, if it is there, undamaged, with its facts."""
     library = _read(path.with_suffix(".json"))
-    return library if library and damage(library) is None else None
+    return library if library and integrity_error(library) is None else None
 
 
 def _read(file: Path) -> Library | None:
@@ -183,7 +183,7 @@ def misfit(library: Library, device: str) -> str | None:
     return None
 
 
-def damage(library: Library) -> str | None:
+def integrity_error(library: Library) -> str | None:
     """Why the file is not what was compiled: cut short, changed, or within others' reach."""
     try:
         content = library.path.read_bytes()

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import torch
 
-from dynfilters.ops import cache, toolchain
-from dynfilters.ops.cache import Library
-from dynfilters.ops.toolchain import BuildError, Compiler
+from dynfilters.native import cache, toolchain
+from dynfilters.native.cache import Library
+from dynfilters.native.toolchain import BuildError, Compiler
 
 _LASTS = {"cpu": "some ten seconds", "cuda": "a minute or more"}
 
@@ -145,7 +145,7 @@ def _build(
     path = directory / f"{wanted.name}.so"
     try:
         with FileLock(directory / f"{wanted.name}.lock", timeout=toolchain.timeout()):
-            library = None if force else cache.whole(path)
+            library = None if force else cache.load_verified(path)
             return library or _compile(wanted, path, notes)
     except Timeout as error:
         raise BuildError(f"another process has held {error.lock_file} for too long") from error

@@ -1,0 +1,1 @@
+"""The native library: compilers, builds, the cache of libraries, and which one is live."""

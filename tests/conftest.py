@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requirements
 import torch
 from toolbox import FakeCompiler
 
@@ -25,11 +26,23 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 os.environ.setdefault("DYNFILTERS_CACHE", str(Path(__file__).parents[1] / "build" / "native"))
 
 
-def pytest_sessionstart() -> None:
-    """Compiles the native kernels before the first test, in whose time it would fall."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")  # not an error, which would end the session
-        loader.select_backend("cpu")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what cannot run on this machine, and puts what lasts long first."""
+    left_out = [item for item in items if requirements.unmet(item)]
+    config.hook.pytest_deselected(items=left_out)
+    left = set(left_out)
+    items[:] = [item for item in items if item not in left]
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compiles the native kernels before the first test that computes: not in its time, nor into
+    the output that it captures. Of several processes one compiles, and the others wait."""
+    if hasattr(getattr(item, "module", None), "torch"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")  # not an error, which would be that of this test
+            loader.select_backend("cpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -222,7 +222,7 @@ print(memory.beyond(compute, 40_000_000))
 """
 
 
-@pytest.mark.skipif(not memory.RESET.exists(), reason="the system does not tell peak memory")
+@pytest.mark.needs("peak memory")
 def test_peak_memory_is_what_a_computation_had_in_use():
     # Scratch, and the ones. Alone in its process, as where it is used: memory that another
     # thread returns meanwhile would be subtracted. The system counts to some 100 pages.
@@ -410,7 +410,7 @@ def test_bad_arguments_are_named(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.needs("no cuda")
 def test_no_device_is_an_error(capsys):
     with pytest.raises(SystemExit):
         options.parse(["--device", "cuda"], "")
@@ -445,7 +445,6 @@ def test_backward_on_a_gpu_is_both_without_forward(monkeypatch):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_run(monkeypatch):
     monkeypatch.setattr(cuda, "MAX_SETS", 3)
     cells = measured("--device", "cuda", "--cases", "ddf", "--candidates", "op,dwconv,conv,module")

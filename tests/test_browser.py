@@ -6,22 +6,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import browser
 import pytest
 from security.attacks import SCRIPT, TEXTS
 from security.hostile_sweep import PIXEL, hostile
 from sweeps import CURVE, depth_sweep, failure, pair, profile, result, save
 
-webdriver = pytest.importorskip("selenium.webdriver")
+from experiments import pictures
+from experiments.index import build_index
+from experiments.report import build_report
 
-import browser  # noqa: E402 (needs selenium)
-
-from experiments import pictures  # noqa: E402
-from experiments.index import build_index  # noqa: E402
-from experiments.report import build_report  # noqa: E402
-
-pytestmark = pytest.mark.skipif(
-    browser.DRIVER is None or browser.BINARY is None, reason="no chromedriver, or no Chromium"
-)
+pytestmark = pytest.mark.needs("browser")
 DESKTOP, PHONE = 1280, 360
 
 

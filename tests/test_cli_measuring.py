@@ -174,7 +174,7 @@ def test_wrong_values_are_named(arguments, said, capsys) -> None:
     assert out == "" and said in err and err.startswith(f"dynfilters {arguments[0]}: ")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.needs("no cuda")
 @pytest.mark.parametrize("command", ["bench", "compare"])
 def test_cuda_where_there_is_none_is_an_error(command, capsys) -> None:
     assert cli.main([command, "--device", "cuda"]) == 2

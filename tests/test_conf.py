@@ -17,7 +17,7 @@ import dynfilters
 from benchmarks.cases import GRIDS
 from experiments.ablate import CONF
 from experiments.candidates import PLAIN, STAND_INS
-from experiments.compose import NEEDS, choices, compose_choice
+from experiments.compose import choices, compose_choice
 from experiments.confighash import canonical, config_hash
 from experiments.files import flatten
 from experiments.sizes import AXES
@@ -36,8 +36,6 @@ def names(group: str) -> set[str]:
 
 @pytest.mark.parametrize("choice", [None, *choices()])
 def test_every_yaml_composes_to_a_job_that_may_run(choice: str | None) -> None:
-    if choice in NEEDS:
-        pytest.importorskip(NEEDS[choice])
     cfg, jobs = compose_choice(choice, sweep=False)
     assert jobs == [cfg]
 
@@ -169,7 +167,6 @@ def test_upsampling_has_every_candidate_at_every_task_once_a_seed() -> None:
 
 
 def test_slurm_takes_partition_time_cores_and_gpus_from_the_command_line() -> None:
-    pytest.importorskip(NEEDS["launcher=submitit_slurm"])
     given = {"partition": "long", "timeout_min": 90, "cpus_per_task": 4, "gpus_per_node": 1}
     overrides = [f"hydra.launcher.{key}={value}" for key, value in given.items()]
     with initialize_config_dir(str(CONF), version_base="1.3"):

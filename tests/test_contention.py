@@ -109,7 +109,7 @@ def test_one_layer_in_training_by_many_threads() -> None:
         torch.testing.assert_close(parameter.grad, THREADS * alone[name], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.needs("fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_forked_after_the_op_ran_computes_too() -> None:
     """As in a DataLoader's worker, where torch's threads of the parent are not."""

@@ -20,8 +20,7 @@ from dynfilters.native import loader
 from dynfilters.ops import backend, filter2d, reference
 from dynfilters.ops.reference import Geometry
 
-GPU = torch.cuda.is_available()
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not GPU, reason="no CUDA device is here")]
+pytestmark = pytest.mark.cuda
 
 SOME = [
     Filter2dCase("mul", size=(2, 8, 9, 16)),
@@ -205,7 +204,7 @@ def test_in_a_cuda_graph() -> None:
     compare([t.cpu() for t in found], case, second)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two CUDA devices")
+@pytest.mark.needs("two cuda devices")
 def test_a_device_that_is_not_current() -> None:
     case = SOME[0]
     given = operands(case, torch.float32)

@@ -17,8 +17,8 @@ SIZES += [(5, 66, 1, 33, 5), (9, 130, 3, 3, 26)]
 
 
 @pytest.fixture(scope="module")
-def kernels(pytestconfig: pytest.Config) -> GenerateKernels:
-    return GenerateKernels(pytestconfig.cache.mkdir("cuda_shim"))
+def kernels() -> GenerateKernels:
+    return GenerateKernels()
 
 
 def truth(given) -> list[torch.Tensor]:

@@ -20,8 +20,8 @@ SUBSETS = [wanted for wanted in itertools.product([True, False], repeat=3) if an
 
 
 @pytest.fixture(scope="module")
-def kernels(pytestconfig: pytest.Config) -> Kernels:
-    return Kernels(pytestconfig.cache.mkdir("cuda_shim"))
+def kernels() -> Kernels:
+    return Kernels()
 
 
 def run(kernels: Kernels, case: Filter2dCase, given: Given, mode: Mode = MODES[0]) -> Given:

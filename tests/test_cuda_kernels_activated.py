@@ -32,8 +32,8 @@ PAIRS += [("softmax", "filter_norm"), ("filter_norm", "identity"), ("identity", 
 
 
 @pytest.fixture(scope="module")
-def kernels(pytestconfig: pytest.Config) -> Kernels:
-    return Kernels(pytestconfig.cache.mkdir("cuda_shim"))
+def kernels() -> Kernels:
+    return Kernels()
 
 
 def run(

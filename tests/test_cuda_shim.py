@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,9 +25,8 @@ FAULTS = [(toy, i + 1, words) for toy, (*_, found) in TOYS.items() for i, words 
 
 
 @pytest.fixture(scope="module")
-def device(pytestconfig: pytest.Config) -> Device:
-    cache: Path = pytestconfig.cache.mkdir("cuda_shim")
-    return Device(build("toys", [SHIM / "toys.cpp"], cache))
+def device() -> Device:
+    return Device(build("toys", [SHIM / "toys.cpp"]))
 
 
 def run(device: Device, toy: str, mode: Mode, fault: int = 0, **launch: int) -> tuple:

@@ -14,15 +14,13 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynfilters.ops import backend, ddf_generate
+from dynfilters.ops import ddf_generate
 
 OP = torch.ops.dynfilters.ddf_generate
 # x, and the outputs of the squeeze: below, at and above 8 and 16 lanes, 8 samples, 32 outputs.
 SIZES = [(1, 1, 1, 1, 1), (0, 4, 3, 3, 2), (3, 5, 3, 4, 1), (2, 8, 4, 4, 3), (9, 21, 7, 9, 17)]
 SIZES += [(8, 64, 5, 5, 51), (17, 16, 2, 3, 33)]
-native_only = pytest.mark.skipif(
-    backend("cpu", "ddf_generate") != "native", reason="no native kernels here"
-)
+native_only = pytest.mark.needs("native")
 by_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from sweeps import ROOT, TINY, run_main
 
-from experiments.compose import NEEDS
 from experiments.results import GRADIENTS, RESULT, read_result
 
 LAUNCHERS = ("joblib", "submitit_local")
@@ -28,7 +27,6 @@ class Moody(dynfilters.DwConv):
 
 def launch(launcher: str, directory: Path, *overrides: str) -> subprocess.CompletedProcess:
     """The command with a launcher of `LAUNCHERS`, its sweep in `directory`/sweep."""
-    pytest.importorskip(NEEDS[f"launcher={launcher}"])
     command = [sys.executable, "-m", "experiments.ablate", "-m", f"launcher={launcher}", *overrides]
     return subprocess.run(
         [*command, f"hydra.sweep.dir={directory}/sweep"],

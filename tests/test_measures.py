@@ -117,7 +117,6 @@ def test_peak_is_measured_on_cuda_only(x):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_peak_on_cuda():
     n = 1 << 20
     memory = measure_memory(lambda: torch.ones(n, device="cuda", requires_grad=True) * 2)

@@ -14,14 +14,10 @@ import torch
 from cases import LAYOUTS
 from torch import Tensor
 
-from dynfilters.native import loader
 from dynfilters.ops import reference
 from dynfilters.ops.reference import Geometry
 
-pytestmark = pytest.mark.skipif(
-    loader.select_backend("cpu").backend != "native",
-    reason=f"no native CPU kernels: {loader.status()}",
-)
+pytestmark = pytest.mark.needs("native")
 
 # Relative to the largest value. The accumulation type is float32 for all but float64; half types
 # round once, at the end.

@@ -215,9 +215,9 @@ def test_what_is_compiled_is_what_was_hashed(fake_compiler, tmp_path, monkeypatc
         build.find_or_build("cpu")
 
 
-def test_a_real_compiler_says_what_its_code_needs(real_compiler) -> None:
-    if toolchain.platform.machine() != "x86_64":
-        pytest.skip("about x86")
+@pytest.mark.needs("x86", "c++")
+def test_a_real_compiler_says_what_its_code_needs() -> None:
+    real_compiler = toolchain.find_compiler("cpu")
     small = toolchain.instruction_sets(real_compiler, "x86-64")
     large = toolchain.instruction_sets(real_compiler, "x86-64-v4")
     assert {"sse", "sse2"} <= set(small) < set(large)
@@ -226,14 +226,6 @@ def test_a_real_compiler_says_what_its_code_needs(real_compiler) -> None:
     assert own and toolchain.missing_instruction_sets(own) == []
     with pytest.raises(BuildError, match=r"-march=nonsense .* failed: .*error"):
         toolchain.instruction_sets(real_compiler, "nonsense")
-
-
-@pytest.fixture
-def real_compiler() -> toolchain.Compiler:
-    try:
-        return toolchain.find_compiler("cpu")
-    except BuildError as error:
-        pytest.skip(str(error))
 
 
 def test_facts_are_beside_the_library(fake_compiler) -> None:

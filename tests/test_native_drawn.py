@@ -9,12 +9,7 @@ from __future__ import annotations
 import pytest
 from fuzz import generators, ops
 
-from dynfilters.native import loader
-
-pytestmark = pytest.mark.skipif(
-    loader.select_backend("cpu").backend != "native",
-    reason=f"no native CPU kernels: {loader.status()}",
-)
+pytestmark = pytest.mark.needs("native")
 
 test_filter2d = ops.FILTER2D.as_test()
 test_filter2d_activated = ops.ACTIVATED.as_test()

@@ -18,16 +18,9 @@ from test_native import lay_out, operands
 from torch import Tensor
 
 from benchmarks import memory
-from dynfilters.native import loader
 from dynfilters.ops.reference import Geometry
 
-pytestmark = [
-    pytest.mark.skipif(
-        loader.select_backend("cpu").backend != "native",
-        reason=f"no native CPU kernels: {loader.status()}",
-    ),
-    pytest.mark.skipif(not memory.RESET.exists(), reason="the system does not tell peak memory"),
-]
+pytestmark = pytest.mark.needs("native", "peak memory")
 
 LIBC = ctypes.CDLL(None)
 THREADS = 2
@@ -83,7 +76,7 @@ class MallocInfo(ctypes.Structure):
     ]
 
 
-@pytest.mark.skipif(not hasattr(LIBC, "mallinfo2"), reason="only glibc tells what is in use")
+@pytest.mark.needs("glibc")
 def test_a_call_leaves_nothing_behind() -> None:
     """Bytes in use after many calls: torch's own conversion of a string argument loses 48 a call,
     and every block so lost keeps the memory of a result from being used again."""

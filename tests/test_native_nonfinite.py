@@ -14,14 +14,10 @@ import torch
 from test_native import BOUNDS, WAYS, channels_for, lay_out, operands, run
 from torch import Tensor
 
-from dynfilters.native import loader
 from dynfilters.ops import filter2d_reference
 from dynfilters.ops.reference import Geometry
 
-pytestmark = pytest.mark.skipif(
-    loader.select_backend("cpu").backend != "native",
-    reason=f"no native CPU kernels: {loader.status()}",
-)
+pytestmark = pytest.mark.needs("native")
 
 VALUES = [math.inf, -math.inf, math.nan]
 GRID = (7, 9)

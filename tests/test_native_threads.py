@@ -14,16 +14,12 @@ from test_native import WAYS, channels_for, lay_out, operands, run
 from torch import Tensor
 
 from dynfilters import create_filter, list_filters
-from dynfilters.native import loader
 from dynfilters.nn import DepthwiseFilter, Taps
 from dynfilters.ops import pool_project
 from dynfilters.ops.ddf_generate import ddf_generate
 from dynfilters.ops.reference import Geometry
 
-pytestmark = pytest.mark.skipif(
-    loader.select_backend("cpu").backend != "native",
-    reason=f"no native CPU kernels: {loader.status()}",
-)
+pytestmark = pytest.mark.needs("native")
 
 # Several tiles each, and few samples: threads share a sample.
 GEOMETRIES = [

@@ -47,7 +47,8 @@ def test_every_photograph_is_in_its_package_in_colour_and_under_a_free_licence(n
 
 
 def test_a_photograph_is_that_of_scikit_image() -> None:
-    data = pytest.importorskip("skimage.data")
+    from skimage import data
+
     full = data.chelsea() / 255
     cells = full[:300, :450].reshape(150, 2, 225, 2, 3).mean((1, 3))
     np.testing.assert_allclose(load_photograph("chelsea"), cells, atol=1e-6)
@@ -161,7 +162,8 @@ def test_coarse_pixels_are_means_of_cells() -> None:
 
 def test_luminance_and_colour_differences_against_scikit_image() -> None:
     """Over the full range; scikit-image has them as in video: Y 16 to 235, C 16 to 240."""
-    color = pytest.importorskip("skimage.color")
+    from skimage import color
+
     rgb = torch.rand(3, 6, 7, dtype=torch.float64)
     luma, chroma = to_luma_chroma(rgb)
     video = torch.from_numpy(color.rgb2ycbcr(rgb.permute(1, 2, 0).numpy())).permute(2, 0, 1)

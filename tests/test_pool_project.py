@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynfilters.ops import backend, pool_project
+from dynfilters.ops import pool_project
 
 # Relative to the largest value, for sums in float32 that are rounded once.
 BOUNDS = {
@@ -25,9 +25,7 @@ FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 # Below, at and above 4, 8 and 16 lanes, 8 planes, 9 outputs and tiles of 256 positions.
 SIZES = [(1, 1, 1, 1), (2, 3, 1, 1), (0, 4, 3, 3), (2, 8, 4, 4), (3, 21, 7, 9), (1, 64, 16, 16)]
 SIZES += [(2, 40, 5, 53), (1, 7, 23, 47)]
-native_only = pytest.mark.skipif(
-    backend("cpu", "pool_project") != "native", reason="no native kernels here"
-)
+native_only = pytest.mark.needs("native")
 by_format = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 
 

@@ -155,7 +155,7 @@ def test_bad_input(arguments, message) -> None:
         profile_filter(**{"name": "ddf", "shape": SHAPE, **QUICK, **arguments})
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.needs("no cuda")
 def test_cuda_where_there_is_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="device: expected one that is here, got 'cuda'"):
         profile_filter("ddf", SHAPE, device="cuda", **QUICK)
@@ -167,7 +167,6 @@ def test_an_unknown_option_is_named() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda() -> None:
     found = profile_filter("ddf", SHAPE, device="cuda", **QUICK)
     assert found.forward.device == "cuda"

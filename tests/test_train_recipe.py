@@ -109,7 +109,10 @@ def test_mixing_adds_the_image_at_the_same_place_from_the_end() -> None:
     assert targets.tolist() == [[0, 0.25, 0.75], [1, 0, 0], [0, 0.75, 0.25]]
 
 
-@pytest.mark.parametrize("library", ["kornia", "torchvision"])
+@pytest.mark.parametrize(
+    "library",
+    ["kornia", pytest.param("torchvision", marks=pytest.mark.needs("module:torchvision"))],
+)
 @pytest.mark.parametrize(
     "option",
     [
@@ -120,7 +123,6 @@ def test_mixing_adds_the_image_at_the_same_place_from_the_end() -> None:
     ids=lambda option: next(iter(option)),
 )
 def test_augmentation_changes_images_and_is_decided_by_the_step(library, option) -> None:
-    pytest.importorskip(library)
     augment = Augment({**settings()["augment"], **option, "library": library}, STANDARDISE)
     found = []
     for step in (0, 1, 0):

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 SHIM = Path(__file__).resolve().parent
 CSRC = SHIM.parent.parent / "csrc"
+CACHE = SHIM.parent.parent / "build" / "cuda_shim"
 # The sanitizer's calls are in the kernels alone, and answered by memory.cpp.
 FLAGS = [
     "-std=c++20",
@@ -38,11 +39,12 @@ def kernels() -> list[Path]:
     return sorted(file for file in units if not file.stem.startswith("register"))
 
 
-def build(name: str, units: list[Path], cache: Path) -> Path:
+def build(name: str, units: list[Path], cache: Path = CACHE) -> Path:
     """A shared library of the machine and the `units`, from the cache where nothing changed."""
     compiler = shutil.which("g++")
     if compiler is None:
         raise CompileError("g++ was not found")
+    cache.mkdir(parents=True, exist_ok=True)
     commands = {_object(unit, cache, compiler): unit for unit in (*MACHINE, *units)}
     key = hashlib.sha256(" ".join(sorted(o.name for o in commands)).encode()).hexdigest()[:16]
     library = cache / f"{name}_{key}.so"

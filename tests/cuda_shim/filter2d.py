@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from comparison import Activations
@@ -58,9 +57,9 @@ class Operands(ctypes.Structure):
 class Kernels:
     """One build of the kernels."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self) -> None:
         units = [SHIM / "entry.cpp", *kernels()]
-        self.device = Device(build("kernels", units, cache))
+        self.device = Device(build("kernels", units))
         library = self.device.library
         for name in ("forward_workspace", "backward_workspace", "problem_bytes", "operands_bytes"):
             getattr(library, f"shim_{name}").restype = ctypes.c_size_t

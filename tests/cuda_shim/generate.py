@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,8 +35,8 @@ class GenerateOperands(ctypes.Structure):
 class GenerateKernels:
     """One build of the kernels."""
 
-    def __init__(self, cache: Path) -> None:
-        self.device = Device(build("kernels", [SHIM / "entry.cpp", *kernels()], cache))
+    def __init__(self) -> None:
+        self.device = Device(build("kernels", [SHIM / "entry.cpp", *kernels()]))
         library = self.device.library
         names = "shim_generate_bytes", "shim_generate_operands_bytes", "shim_partial_sums"
         for name in names:

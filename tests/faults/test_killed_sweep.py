@@ -33,7 +33,6 @@ def test_a_signal_that_asks_to_stop(fault, status, tmp_path, undisturbed, monkey
 
 
 def test_sigkill_of_a_joblib_worker(tmp_path, undisturbed, monkeypatch) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = tmp_path / "sweep"
     broken = start(sweep, "once:1", "launcher=joblib")
     assert broken.returncode == 1, broken.stderr
@@ -45,7 +44,6 @@ def test_sigkill_of_a_joblib_worker(tmp_path, undisturbed, monkeypatch) -> None:
 
 def test_sigkill_of_the_parent_of_joblib_workers(tmp_path, undisturbed, monkeypatch) -> None:
     """The workers are in mid-job: the rerun does not start these jobs a second time beside them."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = tmp_path / "sweep"
     parent = start(sweep, "hang:1", "launcher=joblib", at_once=True)
     wait_for(sweep / "hanging")

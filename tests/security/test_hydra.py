@@ -100,7 +100,6 @@ def test_hydra_is_handed_nothing_but_what_is_needed(
 def test_nothing_is_for_a_shell_that_was_not_typed(
     setting: str, text: str, key: str, tmp_path: Path, monkeypatch, capfd
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     before = "defaults:\n  - override /hydra/launcher: submitit_slurm\ndevice: none\n"
     conf = write(tmp_path, f"{before}hydra:\n  launcher:\n    {setting}: {text}")
     status = run_main(monkeypatch, tmp_path, "-m", f"--config-dir={conf}", "experiment=evil")
@@ -182,7 +181,6 @@ def test_workers_are_guarded_too() -> None:
 
 def test_what_the_program_comes_with_is_allowed() -> None:
     """Every launcher, and what may be typed: folders, and commands for SLURM."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     typed = ["hydra.sweep.dir=/tmp/x", "hydra.launcher.setup=[module load gcc]"]
     with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
         copied = compose("ablate", ["hydra.job.env_copy=[PATH]"], return_hydra_config=True)

@@ -89,7 +89,7 @@ def test_both_ways_through_a_link(private: Path, tmp_path: Path, spelled: bool) 
     assert f"is in {reached}, which can be changed" in cache.distrust(link)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a link that is somebody else's")
+@pytest.mark.needs("root")
 def test_a_stranger_s_link(private: Path, tmp_path: Path) -> None:
     """In a folder such as /tmp, where it can lead elsewhere tomorrow."""
     shared = tmp_path / "shared"

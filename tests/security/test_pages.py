@@ -105,9 +105,11 @@ def test_templates_do_not_run_what_they_show(tmp_path: Path) -> None:
     assert "\\x1b[1m&amp;&lt;" in text
 
 
+@pytest.mark.needs("module:markdown")
 def test_markdown_shows_attacks_as_text(sweep: Path) -> None:
     """As a program of its own renders it, in which tags and links would work."""
-    markdown = pytest.importorskip("markdown", reason="no markdown, which mkdocs brings")
+    import markdown
+
     text = (sweep / "results.md").read_text(encoding="utf-8")
     assert "<" not in text and not set(OBEYED) & set(text)
     (tmp := sweep / "rendered.html").write_text(markdown.markdown(text, extensions=["tables"]))
@@ -119,9 +121,11 @@ def test_markdown_shows_attacks_as_text(sweep: Path) -> None:
     assert columns == {11, 12}  # those of the two kinds of tables: no row has more or fewer
 
 
+@pytest.mark.needs("module:markdown")
 def test_pages_in_markdown_show_attacks_as_text(sweep: Path, tmp_path: Path, monkeypatch) -> None:
     """`docs/results.md` and the results in README.md, from the same sweep."""
-    markdown = pytest.importorskip("markdown", reason="no markdown, which mkdocs brings")
+    import markdown
+
     monkeypatch.setattr(results_page, "draw_all", lambda plots, directory: {})
     for name in results_page.SECTIONS:
         (tmp_path / name).symlink_to(sweep)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import race, ratio
 from benchmarks.truth import relative_error
-from dynfilters.diagnostics.machine import describe_device
+from dynfilters.diagnostics.settings import describe_device
 from dynfilters.models import create_model
 
 PASSES = ("inference", "training")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dynfilters.diagnostics.machine import describe_device
+from dynfilters.diagnostics.settings import describe_device
 from dynfilters.native.toolchain import FEATURES, processor
 from experiments.machine import versions
 

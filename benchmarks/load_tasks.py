@@ -70,7 +70,7 @@ def probe(directory: str) -> dict[str, float]:
 
     from dynfilters import DDF
     from dynfilters.diagnostics import GradientProbe
-    from dynfilters.diagnostics.gradients import KEPT
+    from dynfilters.diagnostics.probe.probe import KEPT
 
     layer, path = DDF(4), Path(directory, "gradients.csv")
     x = torch.randn(2, 4, 4, 4)

@@ -20,7 +20,7 @@ from torch import nn
 
 from benchmarks.timing import race, ratio
 from dynfilters.diagnostics import GradientProbe, aggregate
-from dynfilters.diagnostics.machine import describe_device
+from dynfilters.diagnostics.settings import describe_device
 from dynfilters.models import create_model
 
 BATCH = 48

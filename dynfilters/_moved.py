@@ -14,14 +14,31 @@ from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, tuple[str, ...]] = {
+    "dynfilters.diagnostics.bandwidth": (
+        "dynfilters.diagnostics.latency",
+        "dynfilters.diagnostics.settings",
+    ),
+    "dynfilters.diagnostics.contrast": ("dynfilters.diagnostics.adaptivity",),
+    "dynfilters.diagnostics.effective": ("dynfilters.diagnostics.adaptivity",),
+    "dynfilters.diagnostics.gradients": ("dynfilters.diagnostics.probe.probe",),
+    "dynfilters.diagnostics.machine": ("dynfilters.diagnostics.settings",),
+    "dynfilters.diagnostics.parameters": ("dynfilters.diagnostics.probe.parameters",),
+    "dynfilters.diagnostics.randomness": ("dynfilters.diagnostics.settings",),
+    "dynfilters.diagnostics.recording": ("dynfilters.diagnostics.probe.recording",),
+    "dynfilters.diagnostics.series": ("dynfilters.diagnostics.probe.recording",),
+    "dynfilters.diagnostics.spread": ("dynfilters.diagnostics.probe.statistics",),
+    "dynfilters.diagnostics.tally": ("dynfilters.diagnostics.probe.statistics",),
+    "dynfilters.diagnostics.taps": ("dynfilters.diagnostics.probe.branches",),
     "dynfilters.ops.build": ("dynfilters.native.build",),
     "dynfilters.ops.cache": ("dynfilters.native.cache",),
     "dynfilters.ops.native": ("dynfilters.native.loader",),
     "dynfilters.ops.toolchain": ("dynfilters.native.toolchain",),
 }
 RENAMED: dict[str, str] = {
-    "decide": "select_backend",
+    "Tally": "DeviceAccumulator",
+    "contrast": "pairwise_distance",
     "damage": "integrity_error",
+    "decide": "select_backend",
     "settle": "ensure_loaded",
     "whole": "load_verified",
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dynfilters.diagnostics.machine import describe_device
+from dynfilters.diagnostics.settings import describe_device
 from dynfilters.files import remove_leftovers
 from experiments.confighash import canonical, config_hash
 from experiments.files import locked

@@ -19,7 +19,7 @@ from torch import nn
 
 from dynfilters.cost import count_macs, count_parameters
 from dynfilters.diagnostics import measure_latency
-from dynfilters.diagnostics.machine import describe_device
+from dynfilters.diagnostics.settings import describe_device
 from dynfilters.models import create_model
 from experiments.compose import compose_training
 from experiments.files import check_writable, read_json, write_atomically

@@ -1,4 +1,4 @@
-"""Effective filters against impulses and closed forms; their contrast against a loop."""
+"""Effective filters against impulses and closed forms; their pairwise distances against a loop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import dynfilters
-from dynfilters.diagnostics.contrast import contrast, nearest, relative_change
-from dynfilters.diagnostics.effective import Content, EffectiveFilters
+from dynfilters.diagnostics.adaptivity import (
+    Content,
+    EffectiveFilters,
+    nearest,
+    pairwise_distance,
+    relative_change,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +64,12 @@ def test_the_generators_pooled_share_is_taken_off_a_jacobian() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_contrast_against_a_loop() -> None:
+def test_pairwise_distance_against_a_loop() -> None:
     base = torch.randn(5, 3, 2, dtype=torch.float64)
     changed = base + torch.randn(2, 5, 3, 2, dtype=torch.float64)
     changed[:, 3] = base[3]  # did not change
     changed[:, 4] = changed[:, 0] - base[0] + base[4]  # as the first one
-    found, change = contrast(base, changed), relative_change(base, changed)
+    found, change = pairwise_distance(base, changed), relative_change(base, changed)
     for i in range(5):
         f, d = base[i], changed[:, i] - base[i]
         assert change[i].item() == pytest.approx((d.norm() / (2**0.5 * f.norm())).item())
@@ -78,13 +83,15 @@ def test_contrast_against_a_loop() -> None:
     assert nearest(found)[[0, 4]].tolist() == pytest.approx([0, 0], abs=1e-7)
 
 
-def test_contrast_of_corner_cases() -> None:
+def test_pairwise_distance_of_corner_cases() -> None:
     base = torch.tensor([[1.0, 2.0], [3.0, 5.0], [0.0, 0.0]], dtype=torch.float64)
-    still = contrast(base, base[None])
+    still = pairwise_distance(base, base[None])
     assert torch.equal(still, torch.zeros(3, 3, dtype=torch.float64))
-    doubled = contrast(base, 2 * base[None])  # by one factor; zero did not change
+    doubled = pairwise_distance(base, 2 * base[None])  # by one factor; zero did not change
     assert doubled[:2, :2].max() < 1e-7
     assert doubled[2].tolist() == pytest.approx([1, 1, 0])
-    risen = contrast(base[2:].repeat(2, 1), torch.tensor([[[1.0, 0], [0, 1]]], dtype=torch.float64))
+    risen = pairwise_distance(
+        base[2:].repeat(2, 1), torch.tensor([[[1.0, 0], [0, 1]]], dtype=torch.float64)
+    )
     assert risen[0, 1] == pytest.approx(1)  # from zero, which no factor does
     assert nearest(torch.zeros(1, 1)).tolist() == [0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters.diagnostics import GradientProbe, branch_parameters
-from dynfilters.diagnostics.taps import find_branches
+from dynfilters.diagnostics.probe.branches import find_branches
 from dynfilters.models import create_model
 
 CASES = [

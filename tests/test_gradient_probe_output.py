@@ -10,7 +10,8 @@ import torch
 from probes import by_key, network, train
 from torch import nn
 
-from dynfilters.diagnostics import GradientProbe, recording
+from dynfilters.diagnostics import GradientProbe
+from dynfilters.diagnostics.probe import recording
 
 
 class Counter(nn.Module):

@@ -29,7 +29,7 @@ def test_every_nth_step_is_recorded_and_the_hooks_sleep_in_between():
         for step in range(7):
             model(torch.ones(1, 1, 2, dtype=torch.float64)).backward()
             watch = probe._branches["", "spatial"]
-            calls.append(bool(watch.tally.noted()))
+            calls.append(bool(watch.accumulator.noted()))
             assert watch.active == (step % 3 == 0)
             probe.step()
     assert calls == [True, False, False, True, False, False, True]
@@ -132,14 +132,14 @@ def test_sparse_gradients():
 
 def test_one_transfer_a_recorded_step(monkeypatch):
     transfers = []
-    to_host = diagnostics.parameters.to_host
+    to_host = diagnostics.probe.parameters.to_host
 
     def counting(vectors):
         transfers.append(len(vectors))
         return to_host(vectors)
 
-    monkeypatch.setattr(diagnostics.parameters, "to_host", counting)
-    monkeypatch.setattr(diagnostics.gradients, "to_host", counting)
+    monkeypatch.setattr(diagnostics.probe.parameters, "to_host", counting)
+    monkeypatch.setattr(diagnostics.probe.probe, "to_host", counting)
     model = create_model("small_resnet", depth=2)
     with GradientProbe(model, every=2) as probe:
         for _ in range(4):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters.diagnostics import GradientProbe, aggregate
-from dynfilters.diagnostics.taps import find_branches
+from dynfilters.diagnostics.probe.branches import find_branches
 
 CASES = [
     ("ddf", {"activation": "sigmoid"}),

@@ -17,7 +17,7 @@ from dynfilters.commands.measuring import (
     short_bytes,
 )
 from dynfilters.commands.tables import Table
-from dynfilters.diagnostics.bandwidth import measure_bandwidth
+from dynfilters.diagnostics.latency import measure_bandwidth
 from dynfilters.diagnostics.profile import Profile, profile_filter
 from dynfilters.diagnostics.settings import PARTS
 from dynfilters.strict_json import finite

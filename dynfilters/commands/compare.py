@@ -18,8 +18,8 @@ from dynfilters.commands.measuring import (
     short_bytes,
 )
 from dynfilters.commands.tables import Table, track
-from dynfilters.diagnostics.bandwidth import check_device
 from dynfilters.diagnostics.profile import profile_filter
+from dynfilters.diagnostics.settings import check_device
 from dynfilters.filters import list_filters
 from dynfilters.registry import UnknownNameError
 from dynfilters.strict_json import finite

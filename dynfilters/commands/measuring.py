@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 import dynfilters
-from dynfilters.diagnostics.machine import describe_device
-from dynfilters.diagnostics.settings import DTYPES, MEMORY_FORMATS
+from dynfilters.diagnostics.settings import DTYPES, MEMORY_FORMATS, describe_device
 
 EXPONENTS = {"k": 3, "M": 6, "G": 9, "T": 12}
 

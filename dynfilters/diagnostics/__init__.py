@@ -2,14 +2,11 @@
 
 from dynfilters.cost import count_macs, count_parameters
 from dynfilters.diagnostics.adaptivity import Adaptivity, measure_adaptivity
-from dynfilters.diagnostics.bandwidth import measure_bandwidth
 from dynfilters.diagnostics.closed_forms import saved_bytes_formula, saved_shapes
-from dynfilters.diagnostics.gradients import GradientProbe
-from dynfilters.diagnostics.latency import Latency, measure_latency
+from dynfilters.diagnostics.latency import Latency, measure_bandwidth, measure_latency
 from dynfilters.diagnostics.memory import Memory, measure_memory
-from dynfilters.diagnostics.parameters import branch_parameters
+from dynfilters.diagnostics.probe import GradientProbe, aggregate, branch_parameters, summarize
 from dynfilters.diagnostics.profile import Profile, profile_filter
-from dynfilters.diagnostics.series import aggregate, summarize
 
 __all__ = [
     "Adaptivity",

@@ -1,10 +1,11 @@
-"""How long a computation takes, forward or backward."""
+"""Times of a computation, forward or backward, and the bandwidth of a copy to compare them with."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from dynfilters.checks import check_positive
+from dynfilters.diagnostics.settings import check_device
 
 MAX_RUNS = 10_000
 CUDA_BATCH = 10
+# Far more than a cache holds, on CPUs and on GPUs.
+MEGABYTES = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -200,3 +204,31 @@ def _run_between_events(run: Callable[[], object], flush: Tensor) -> tuple:
     run()
     end.record()
     return start, end
+
+
+def measure_bandwidth(device: str | torch.device = "cpu", megabytes: int | None = None) -> float:
+    """10⁹ bytes per second, read and written, of a copy of one tensor into another.
+
+    Measured once a process for each device and number of threads, in about half a second, with
+    as many threads as are set: later calls return the same figure.
+
+    Args:
+        device: where.
+        megabytes: 2²⁰ bytes of the tensor; None for more than a cache holds, 128 on a CPU and
+            512 on a GPU. Twice as much is allocated.
+
+    Raises:
+        ValueError: no such device, or megabytes is not positive.
+    """
+    device = check_device(device)
+    size = MEGABYTES.get(device.type, 128) if megabytes is None else megabytes
+    return _measure(device, check_positive("megabytes", size), torch.get_num_threads())
+
+
+@cache
+def _measure(device: torch.device, megabytes: int, threads: int) -> float:
+    """`threads` are those that are set: another number has another bandwidth."""
+    source = torch.ones(megabytes * 2**18, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    moved = 2 * source.numel() * source.element_size()
+    return measure_latency(lambda: target.copy_(source), bytes_moved=moved, min_run_time=0.5).gbps

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from dynfilters.checks import check_choice
 from dynfilters.cost import count_macs, count_parameters
 from dynfilters.diagnostics.adaptivity import Adaptivity, measure_adaptivity
-from dynfilters.diagnostics.bandwidth import check_device, measure_bandwidth
-from dynfilters.diagnostics.latency import Latency, measure_latency
+from dynfilters.diagnostics.latency import Latency, measure_bandwidth, measure_latency
 from dynfilters.diagnostics.memory import Memory, measure_memory
-from dynfilters.diagnostics.randomness import seeded
-from dynfilters.diagnostics.settings import DTYPES, MEMORY_FORMATS, PARTS, check_shape
+from dynfilters.diagnostics.settings import (
+    DTYPES,
+    MEMORY_FORMATS,
+    PARTS,
+    check_device,
+    check_shape,
+    seeded,
+)
 from dynfilters.filters import create_filter
 from dynfilters.nn import DynamicFilter, Taps
 

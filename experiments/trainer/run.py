@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dynfilters.diagnostics import count_macs, count_parameters
-from dynfilters.diagnostics.machine import describe_device
+from dynfilters.diagnostics.settings import describe_device
 from dynfilters.files import remove_leftovers
 from experiments.checks import CheckError, check_name
 from experiments.files import check_contained, check_writable, locked, write_json

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dynfilters.checks import check_positive
-from dynfilters.diagnostics.parameters import (
+from dynfilters.diagnostics.probe.branches import BranchWatch, find_branches
+from dynfilters.diagnostics.probe.parameters import (
     ParameterWatch,
     branch_parameters,
     gather,
     to_host,
 )
-from dynfilters.diagnostics.recording import CsvLog, History, Key, csv_writer, write_scalars
-from dynfilters.diagnostics.taps import BranchWatch, find_branches
+from dynfilters.diagnostics.probe.recording import CsvLog, History, Key, csv_writer, write_scalars
 
 KEPT = 10_000
 
@@ -198,17 +198,17 @@ class GradientProbe:
         self._keep(values | seen)
 
     def _of_branches_on_device(self) -> list[Tensor]:
-        """For each branch the values of its tally; behind them what they all have noted."""
-        tallies = [watch.tally for watch in self._branches.values()]
-        noted = [value for tally in tallies for value in tally.noted()]
-        return [*(tally.values for tally in tallies), gather(noted)]
+        """For each branch the values of its accumulator; behind them what they all have noted."""
+        accumulators = [watch.accumulator for watch in self._branches.values()]
+        noted = [value for accumulator in accumulators for value in accumulator.noted()]
+        return [*(accumulator.values for accumulator in accumulators), gather(noted)]
 
     def _of_branches(self, host: list[list[float]], scale: float) -> dict[Key, float]:
         """What passed the branches since the last record; starts the next."""
         *values, noted = host
         found, start = {}, 0
         for (group, watch), own in zip(self._branches.items(), values, strict=True):
-            end = start + len(watch.tally.noted())
+            end = start + len(watch.accumulator.noted())
             quantities = watch.quantities(own, noted[start:end], scale)
             found |= {(*group, quantity): value for quantity, value in quantities.items()}
             start = end

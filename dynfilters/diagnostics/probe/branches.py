@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dynfilters.diagnostics import spread
-from dynfilters.diagnostics.tally import Tally, add_in_place
+from dynfilters.diagnostics.probe import statistics
+from dynfilters.diagnostics.probe.statistics import DeviceAccumulator, add_in_place
 from dynfilters.nn import DynamicFilter, ExpertsBranch, FilterNorm, TapsBranch
 from dynfilters.nn.fusion import keeps
 
@@ -49,11 +49,11 @@ def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class BranchWatch:
-    """What passed through one branch since the last `clear`, in `tally`.
+    """What passed through one branch since the last `clear`, in `accumulator`.
 
     - "taps": norms of the gradient in what the branch returns (the first of a tuple);
     - "before", "after": norms of the gradient on either side of its `activation`;
-    - the others: measures of `spread`, each weighted by the number of values that it is of.
+    - the others: measures of `statistics`, each weighted by the number of values that it is of.
 
     Several forwards (accumulation, a layer used twice) are thus as one long tensor, but for the
     variances, which are the mean of those of each. Forwards under `torch.no_grad` (validation)
@@ -70,7 +70,9 @@ class BranchWatch:
         parameter = next(branch.parameters(), None)
         kinds = dict.fromkeys(_GRADIENTS, "squares") | {_INVERSE: "largest"}
         kinds |= {name: how for name, (how, _) in _MEASURES.items()}
-        self.tally = Tally(kinds, torch.device("cpu") if parameter is None else parameter.device)
+        self.accumulator = DeviceAccumulator(
+            kinds, torch.device("cpu") if parameter is None else parameter.device
+        )
 
     def attach(self) -> list[RemovableHandle]:
         """Hooks the branch and its activation; the handles take the hooks off again."""
@@ -85,13 +87,13 @@ class BranchWatch:
 
     def clear(self) -> None:
         """Starts again from nothing."""
-        self.tally.clear()
+        self.accumulator.clear()
 
     def quantities(
         self, values: Sequence[float], noted: Sequence[float], grad_scale: float
     ) -> dict[str, float]:
-        """The probe's quantities that are defined, from `tally` on the host."""
-        read = self.tally.read(values, noted)
+        """The probe's quantities that are defined, from `accumulator` on the host."""
+        read = self.accumulator.read(values, noted)
         gradients = {name: math.sqrt(read[name][0]) for name in _GRADIENTS if name in read}
         if self._ends_in_activation and "after" in gradients:
             gradients["taps"] = gradients["after"]
@@ -114,12 +116,12 @@ class BranchWatch:
         if torch.is_grad_enabled():
             values = taps.detach()
             if len(values) > 1:
-                self.tally.add(
-                    "taps_variance_samples", spread.deviation_norm(values, 0), values.numel()
+                self.accumulator.add(
+                    "taps_variance_samples", statistics.deviation_norm(values, 0), values.numel()
                 )
             if self.kind == "spatial" and values.dim() == 5:
-                over_grid = spread.deviation_norm(values, (3, 4))
-                self.tally.add("taps_variance_positions", over_grid, values.numel())
+                over_grid = statistics.deviation_norm(values, (3, 4))
+                self.accumulator.add("taps_variance_positions", over_grid, values.numel())
         noted = None if self._ends_in_activation else self._watch("taps", taps)
         if noted is None:
             return None
@@ -130,20 +132,22 @@ class BranchWatch:
             return None
         if torch.is_grad_enabled():
             raw = args[0].detach()
-            self.tally.add("before_rms", spread.norm(raw), raw.numel())
+            self.accumulator.add("before_rms", statistics.norm(raw), raw.numel())
             if isinstance(module, FilterNorm):
-                self.tally.add(_INVERSE, spread.largest_inverse_std(raw))
+                self.accumulator.add(_INVERSE, statistics.largest_inverse_std(raw))
         noted = self._watch("before", args[0])
         return None if noted is None else (noted, *args[1:])
 
     def _after(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         if torch.is_grad_enabled():
             values = output.detach()
-            self.tally.add("after_rms", spread.norm(values), values.numel())
+            self.accumulator.add("after_rms", statistics.norm(values), values.numel())
             if isinstance(module, nn.Sigmoid):
-                self.tally.add("saturated", spread.saturated_count(values), values.numel())
+                self.accumulator.add(
+                    "saturated", statistics.saturated_count(values), values.numel()
+                )
             if isinstance(self.branch, ExpertsBranch) and values.shape[2] > 1:
-                self.tally.add("routing_entropy", spread.entropy(values), len(values))
+                self.accumulator.add("routing_entropy", statistics.entropy(values), len(values))
         return self._watch("after", output)
 
     def _watch(self, name: str, tensor: Tensor) -> Tensor | None:
@@ -155,13 +159,13 @@ class BranchWatch:
         if not tensor.requires_grad:
             return None
         if torch.compiler.is_compiling():
-            return _Noted.apply(tensor, self.tally.values, *self.tally.where(name))
+            return _Noted.apply(tensor, self.accumulator.values, *self.accumulator.where(name))
         tensor.register_hook(lambda gradient: self._on_gradient(name, gradient))
         return None
 
     def _on_gradient(self, name: str, gradient: Tensor) -> None:
         if self.active:  # not a backward pass that comes after its step
-            self.tally.add(name, spread.norm(gradient.detach()))
+            self.accumulator.add(name, statistics.norm(gradient.detach()))
 
 
 class _Hook:
@@ -179,7 +183,7 @@ class _Hook:
 
 
 class _Noted(torch.autograd.Function):
-    """The identity; backward adds the norm of the gradient to the values of a tally."""
+    """The identity; backward adds the norm of the gradient to the values of a accumulator."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, values: Tensor, place: int, kind: str) -> Tensor:
@@ -188,5 +192,5 @@ class _Noted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        add_in_place(ctx.values, *ctx.where, spread.norm(gradient.detach()))
+        add_in_place(ctx.values, *ctx.where, statistics.norm(gradient.detach()))
         return gradient, None, None, None

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dynfilters.diagnostics.spread import norm
-from dynfilters.diagnostics.taps import find_branches, named_layers
+from dynfilters.diagnostics.probe.branches import find_branches, named_layers
+from dynfilters.diagnostics.probe.statistics import norm
 
 Group = tuple[str, str]  # layer, branch
 

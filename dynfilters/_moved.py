@@ -29,10 +29,14 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dynfilters.diagnostics.spread": ("dynfilters.diagnostics.probe.statistics",),
     "dynfilters.diagnostics.tally": ("dynfilters.diagnostics.probe.statistics",),
     "dynfilters.diagnostics.taps": ("dynfilters.diagnostics.probe.branches",),
+    "dynfilters.extras": ("dynfilters._extras",),
+    "dynfilters.files": ("dynfilters._files",),
     "dynfilters.ops.build": ("dynfilters.native.build",),
     "dynfilters.ops.cache": ("dynfilters.native.cache",),
     "dynfilters.ops.native": ("dynfilters.native.loader",),
     "dynfilters.ops.toolchain": ("dynfilters.native.toolchain",),
+    "dynfilters.printable": ("dynfilters._output",),
+    "dynfilters.strict_json": ("dynfilters._output",),
 }
 RENAMED: dict[str, str] = {
     "Tally": "DeviceAccumulator",

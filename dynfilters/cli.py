@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import dynfilters
+from dynfilters._output import printable
 from dynfilters.commands import Unavailable, bench, build, compare, convert, doctor, info, listing
 from dynfilters.commands.tables import show
 from dynfilters.native.toolchain import BuildError
-from dynfilters.printable import printable
 
 COMMANDS = (listing, info, bench, compare, convert, build, doctor)
 

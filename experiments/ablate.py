@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dynfilters.printable import printable
+from dynfilters._output import printable
 from experiments.callback import CANNOT_START, SOME_FAILED, describe
 from experiments.guard import guarded
 from experiments.job import run_job

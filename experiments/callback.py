@@ -26,8 +26,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dynfilters.files import remove_leftovers
-from dynfilters.printable import printable
+from dynfilters._files import remove_leftovers
+from dynfilters._output import printable
 from experiments.checks import CheckError, check_job, check_link, check_place, explain_missing
 from experiments.confighash import config_hash  # registers the resolver, in a worker process too
 from experiments.files import locked, now, read_json, write_json

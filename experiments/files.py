@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynfilters.files import write_atomically
-from dynfilters.printable import printable
-from dynfilters.strict_json import finite
+from dynfilters._files import write_atomically
+from dynfilters._output import finite, printable
 
 LOCK = ".lock"
 # What may stand for a character that cannot be seen.

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dynfilters._files import remove_leftovers
 from dynfilters.diagnostics.settings import describe_device
-from dynfilters.files import remove_leftovers
 from experiments.confighash import canonical, config_hash
 from experiments.files import locked
 from experiments.machine import versions

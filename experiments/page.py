@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dynfilters.printable import printable
+from dynfilters._output import printable
 from experiments.pictures import fit
 from experiments.results import Job, Sweep
 from experiments.sections.parts import Section

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image
 
-from dynfilters.files import remove_leftovers
+from dynfilters._files import remove_leftovers
 from experiments.figures import LOOK
 from experiments.files import write_atomically
 from experiments.sections.parts import Plot

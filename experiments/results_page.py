@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from dynfilters.printable import printable
+from dynfilters._output import printable
 from experiments.files import check_writable, write_atomically
 from experiments.page import facts
 from experiments.pictures import draw_all

@@ -34,7 +34,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dynfilters.printable import printable
+from dynfilters._output import printable
 from experiments.ablate import CONF, INTERRUPTED
 from experiments.callback import CANNOT_START, SOME_FAILED, describe
 from experiments.checks import CheckError

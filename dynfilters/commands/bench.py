@@ -7,6 +7,7 @@ import ast
 from dataclasses import asdict
 from typing import Any
 
+from dynfilters._output import finite
 from dynfilters.commands import Result, Unavailable
 from dynfilters.commands.measuring import (
     add_arguments,
@@ -20,7 +21,6 @@ from dynfilters.commands.tables import Table
 from dynfilters.diagnostics.latency import measure_bandwidth
 from dynfilters.diagnostics.profile import Profile, profile_filter
 from dynfilters.diagnostics.settings import PARTS
-from dynfilters.strict_json import finite
 
 _DESCRIPTION = """
 Times one filter, or its op alone on ready-made taps: percentiles of milliseconds, and the bytes

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynfilters._output import finite
 from dynfilters.commands import Result, exports
 from dynfilters.commands.measuring import (
     add_arguments,
@@ -22,7 +23,6 @@ from dynfilters.diagnostics.profile import profile_filter
 from dynfilters.diagnostics.settings import check_device
 from dynfilters.filters import list_filters
 from dynfilters.registry import UnknownNameError
-from dynfilters.strict_json import finite
 
 _DESCRIPTION = """
 Measures filters side by side: parameters, multiply-accumulates, latency forward (inference) and

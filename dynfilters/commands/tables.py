@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dynfilters.printable import printable
+from dynfilters._output import printable
 
 T = TypeVar("T")
 PROSE = 20  # columns of the terminal that prose takes at least

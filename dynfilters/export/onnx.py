@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from dynfilters._extras import need
+from dynfilters._files import write_atomically
 from dynfilters.export.inputs import (
     Axes,
     Example,
@@ -25,8 +27,6 @@ from dynfilters.export.inputs import (
     traced,
 )
 from dynfilters.export.verification import deviation, onnxruntime_run
-from dynfilters.extras import need
-from dynfilters.files import write_atomically
 
 OPSETS = range(18, 24)
 LARGEST = 2**31 - 1  # bytes of a protocol buffer

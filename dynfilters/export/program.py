@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from dynfilters._files import write_atomically
 from dynfilters.export.inputs import (
     Axes,
     Example,
@@ -33,7 +34,6 @@ from dynfilters.export.inputs import (
     traced,
 )
 from dynfilters.export.verification import deviation
-from dynfilters.files import write_atomically
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -22,8 +22,8 @@ from typing import Any
 
 from torch import nn
 
-from dynfilters.extras import need
-from dynfilters.files import write_atomically
+from dynfilters._extras import need
+from dynfilters._files import write_atomically
 from dynfilters.models.card import model_card
 from dynfilters.models.checkpoints import CheckpointError
 from dynfilters.models.recipe import Recipe

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynfilters.files import write_atomically
+from dynfilters._files import write_atomically
 from dynfilters.models.checkpoints import CheckpointError
 from dynfilters.models.recipe import Recipe
 

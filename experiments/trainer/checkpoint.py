@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynfilters.files import replacing
+from dynfilters._files import replacing
 from dynfilters.models.checkpoints import CheckpointError, check_unpacked_size, read_checkpoint
 from dynfilters.models.misfit import find_misfit
 from experiments.files import flatten

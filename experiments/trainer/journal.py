@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynfilters.printable import printable
+from dynfilters._output import printable
 from experiments.files import write_atomically
 from experiments.results import HISTORY
 from experiments.train_job import to_csv

@@ -15,9 +15,9 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from torch import nn
 
+from dynfilters._files import remove_leftovers
 from dynfilters.diagnostics import count_macs, count_parameters
 from dynfilters.diagnostics.settings import describe_device
-from dynfilters.files import remove_leftovers
 from experiments.checks import CheckError, check_name
 from experiments.files import check_contained, check_writable, locked, write_json
 from experiments.machine import versions

@@ -21,7 +21,7 @@ from typing import Any
 
 import hypothesis
 
-from dynfilters.files import write_atomically
+from dynfilters._files import write_atomically
 from fuzz.property import Property, draws, to_plain
 
 BATCH = 200

@@ -14,8 +14,8 @@ from sweeps import failure, run_main
 from training_runs import SMALL, run_train, write_images
 
 from dynfilters import cli, create_model
+from dynfilters._output import printable
 from dynfilters.commands.tables import Table, show
-from dynfilters.printable import printable
 from experiments.callback import stop
 from experiments.results import RESULT
 from security.attacks import OBEYED, TEXTS

@@ -35,11 +35,11 @@ from dynfilters.models import (
     push_to_hub,
     register_model,
     save_pretrained,
-    swap_filters,
 )
 from dynfilters.models.official import load_official
 from dynfilters.nn import Taps, create_activation, list_activations, register_activation
 from dynfilters.registry import UnknownNameError
+from dynfilters.surgery import swap_filters
 
 __version__ = "0.1.0"
 

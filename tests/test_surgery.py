@@ -12,8 +12,8 @@ from torch import nn
 import dynfilters
 from dynfilters import swap_filters
 from dynfilters.cost import count_macs, count_parameters
-from dynfilters.models import Replacement
-from dynfilters.models.surgery import ChannelBias
+from dynfilters.surgery import Replacement
+from dynfilters.surgery.swap import ChannelBias
 
 FILTERS = dynfilters.list_filters(upsamples=False)
 IN_RESNET = ["layer1.0.conv2", "layer1.1.conv2", "layer2.0.conv2", "layer2.1.conv2"]

@@ -20,7 +20,7 @@ from dynfilters.diagnostics import (
     measure_latency,
     measure_memory,
 )
-from dynfilters.models.replacements import Replacements
+from dynfilters.surgery.replacements import Replacements
 
 x = torch.randn(2, 16, 8, 8)
 

@@ -1,15 +1,16 @@
 """Networks with a place for any filter of the zoo."""
 
+import importlib
+from typing import Any
+
 from dynfilters.models import variants
 from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
 from dynfilters.models.pretrained import from_pretrained, push_to_hub, save_pretrained
 from dynfilters.models.registry import create_model, list_models, model_summary, register_model
-from dynfilters.models.replacements import Replacement, Replacements, Skipped
 from dynfilters.models.resnet import ResNet
 from dynfilters.models.shufflenet import ShuffleNetV2
 from dynfilters.models.small_resnet import SmallResNet
-from dynfilters.models.surgery import swap_filters
 from dynfilters.models.upsampler import UpsamplingNet
 from dynfilters.models.weights import load_model, save_model
 
@@ -18,11 +19,8 @@ __all__ = [
     "CheckpointError",
     "FeatureInfo",
     "FeatureMaps",
-    "Replacement",
-    "Replacements",
     "ResNet",
     "ShuffleNetV2",
-    "Skipped",
     "SmallResNet",
     "Stage",
     "UpsamplingNet",
@@ -36,6 +34,12 @@ __all__ = [
     "register_model",
     "save_model",
     "save_pretrained",
-    "swap_filters",
     "variants",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Looks up names that moved to `dynfilters.surgery`."""
+    if name in ("Replacement", "Replacements", "Skipped", "swap_filters"):
+        return getattr(importlib.import_module("dynfilters.surgery"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dynfilters.filters.zoo import filter_classes
-from dynfilters.models.meta import meta_twin
 from dynfilters.nn import DynamicFilter
 
 HOOKS = (
@@ -162,3 +162,20 @@ def _try(module: nn.Module, method: str, size: tuple[int, int]) -> Any:
         return getattr(twin, method)(x)
     except Exception as error:  # it may be anybody's code
         raise CannotReplaceError(f"could not be tried alone: {error}") from error
+
+
+def meta_twin(module: nn.Module) -> nn.Module:
+    """A deep copy of `module` whose parameters and buffers are on the meta device.
+
+    None of the module's own tensors is copied on the way, so that it takes next to no memory.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    # A deep copy takes for done what is in the memo.
+    return copy.deepcopy(module, {id(tensor): _without_numbers(tensor) for tensor in tensors})
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    twin = torch.empty_like(tensor, device="meta", requires_grad=False)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(twin, requires_grad=tensor.requires_grad)
+    return twin

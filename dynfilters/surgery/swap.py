@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from dynfilters.checks import check_choice, check_kernel_size, is_positive
 from dynfilters.cost import count_macs
 from dynfilters.filters import create_filter, filter_info
-from dynfilters.models.geometry import CannotReplaceError, geometry
-from dynfilters.models.meta import meta_twin
-from dynfilters.models.replacements import Replacement, Replacements, Skipped, put
-from dynfilters.models.selection import Chosen, Sizes, Types, Where, choose
 from dynfilters.nn import DepthwiseFilter
 from dynfilters.registry import UnknownNameError
+from dynfilters.surgery.geometry import CannotReplaceError, geometry, meta_twin
+from dynfilters.surgery.replacements import Replacement, Replacements, Skipped, put
+from dynfilters.surgery.selection import Chosen, Sizes, Types, Where, choose
 
 IMAGE_CHANNELS = 3
 KEPT = ("in_channels", "out_channels", "stride", "dilation")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from dynfilters.models.geometry import filter_types, kernel_size
+from dynfilters.surgery.geometry import filter_types, kernel_size
 
 Where = str | re.Pattern | Iterable[str] | Callable[[str, nn.Module], bool]
 Types = type | tuple[type, ...]

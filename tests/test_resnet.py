@@ -9,7 +9,7 @@ from torch import nn
 import dynfilters
 from dynfilters import create_model
 from dynfilters.diagnostics import count_parameters
-from dynfilters.models.blocks import BasicBlock, Bottleneck, DropPath
+from dynfilters.models.resnet import BasicBlock, Bottleneck, DropPath
 
 
 def on_meta(name: str = "resnet50", **options) -> nn.Module:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dynfilters.checks import check_choice, check_positive
 from dynfilters.filters import DwWeightNet, WeightNet, filter_info
 from dynfilters.models.backbone import Backbone, Stage
-from dynfilters.models.blocks import Place, checked_place, checked_pointwise, initialize
 from dynfilters.models.registry import register_model
+from dynfilters.models.resnet import Place, checked_place, checked_pointwise, initialize
 from dynfilters.models.variants import Variant
 
 STEM_CHANNELS = 24

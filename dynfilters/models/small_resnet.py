@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from dynfilters.checks import check_choice, check_positive
 from dynfilters.filters import create_filter
-from dynfilters.models.blocks import checked_options
 from dynfilters.models.mixin import PretrainedMixin
 from dynfilters.models.registry import register_model
+from dynfilters.models.resnet import checked_options
 
 
 class ResidualBlock(nn.Module):

@@ -9,7 +9,7 @@ from operator import mul
 import torch
 from torch import Tensor, nn
 
-from dynfilters.models.official.keys import Origin, own_names
+from dynfilters.models.official.layers import Origin, own_names
 from dynfilters.models.official.sources import SOURCES, Source
 from dynfilters.registry import UnknownNameError
 

@@ -24,7 +24,7 @@ from dynfilters.filters import (
     WeightNet,
 )
 from dynfilters.models.official import layers
-from dynfilters.models.official.keys import KeyMap, own_names
+from dynfilters.models.official.layers import KeyMap, own_names
 from dynfilters.nn import FilterNorm
 
 # (official keys as our names would have them, keys that came) → the keys that are to be found.

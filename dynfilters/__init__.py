@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from dynfilters import _moved, nn, ops
+from dynfilters._version import __version__
 from dynfilters.export import export_onnx, export_program, load_program
 from dynfilters.filters import (
     DDF,
@@ -41,8 +42,6 @@ from dynfilters.nn import Taps, create_activation, list_activations, register_ac
 from dynfilters.registry import UnknownNameError
 from dynfilters.surgery import swap_filters
 
-__version__ = "0.1.0"
-
 _moved.install()
 
 __all__ = [
@@ -64,6 +63,7 @@ __all__ = [
     "Taps",
     "UnknownNameError",
     "WeightNet",
+    "__version__",
     "create_activation",
     "create_filter",
     "create_model",

@@ -63,10 +63,10 @@ def test_what_a_model_was_made_with_stays_with_it() -> None:
     options = {"kernel_size": 5}
     model = _model(filter_options=options)
     options["kernel_size"] = 3
-    assert model.made_with["name"] == "small_resnet"
-    assert model.made_with["filter_options"] == {"kernel_size": 5}
+    assert model.init_kwargs["name"] == "small_resnet"
+    assert model.init_kwargs["filter_options"] == {"kernel_size": 5}
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.made_with == model.made_with
+        assert other.init_kwargs == model.init_kwargs
 
 
 def test_a_new_classifier_is_followed(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_models_that_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="licence: expected a name such as"):
         save_pretrained(_model(), tmp_path, licence="mine\ntags: no")
     unplain = _model()
-    unplain.made_with["note"] = {1, 2}
+    unplain.init_kwargs["note"] = {1, 2}
     with pytest.raises(ValueError, match="options: expected plain data"):
         save_pretrained(unplain, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == []

@@ -17,7 +17,7 @@ from dynfilters.cost import count_parameters
 from dynfilters.models import create_model, list_models
 from dynfilters.models.checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from dynfilters.models.official import SOURCES, check_official, load_official
-from dynfilters.models.weights import save_model
+from dynfilters.models.pretrained import save_model
 
 _DESCRIPTION = """
 Reads a checkpoint of another implementation, never running any code that may be in it, loads its
@@ -98,7 +98,7 @@ def _guess(checkpoint: Checkpoint, path: Path, source: str, num_classes: int, in
             with torch.device("meta"):
                 model = create_model(name, num_classes, in_chans)
             check_official(model, checkpoint.weights, source)
-        except (ValueError, TypeError):  # of which misfits are, and options that it cannot take
+        except (ValueError, TypeError):  # other keys or shapes, or an option that the model lacks
             return False
         return True
 

@@ -6,13 +6,18 @@ from typing import Any
 from dynfilters.models import variants
 from dynfilters.models.backbone import Backbone, FeatureInfo, FeatureMaps, Stage
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
-from dynfilters.models.pretrained import from_pretrained, push_to_hub, save_pretrained
+from dynfilters.models.pretrained import (
+    from_pretrained,
+    load_model,
+    push_to_hub,
+    save_model,
+    save_pretrained,
+)
 from dynfilters.models.registry import create_model, list_models, model_summary, register_model
 from dynfilters.models.resnet import ResNet
 from dynfilters.models.shufflenet import ShuffleNetV2
 from dynfilters.models.small_resnet import SmallResNet
 from dynfilters.models.upsampler import UpsamplingNet
-from dynfilters.models.weights import load_model, save_model
 
 __all__ = [
     "Backbone",

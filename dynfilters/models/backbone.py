@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from dynfilters.checks import check_choice, check_positive, check_share
-from dynfilters.models.mixin import PretrainedMixin
+from dynfilters.models.pretrained import PretrainedMixin
 
 POOLS = {
     "avg": lambda: nn.AdaptiveAvgPool2d(1),
@@ -132,6 +132,15 @@ class Backbone(PretrainedMixin, nn.Module):
             x = x.flatten(1)
         x = self.dropout(x)
         return x if pre_logits else self.get_classifier()(x)
+
+    @property
+    def head_kwargs(self) -> dict[str, object]:
+        """The constructor's arguments that `reset_classifier` can change, with present values."""
+        return {"num_classes": self.num_classes, "global_pool": self.pool_name}
+
+    def feature_maps(self, out_indices: Sequence[int] | None = None) -> FeatureMaps:
+        """Returns the stages as a `FeatureMaps`, which shares the backbone's submodules."""
+        return FeatureMaps(self, out_indices)
 
     def get_classifier(self) -> nn.Module:
         """The linear layer, or `nn.Identity` where there are no classes."""

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -238,3 +238,27 @@ def _is_common(prefix: str, names: Mapping[str, Tensor]) -> bool:
 def _shown(content: Mapping) -> str:
     names = [f"{key!r} ({type(value).__name__})" for key, value in content.items()]
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "") or "nothing"
+
+
+class KeyMismatch(NamedTuple):
+    """The keys, sorted, in which one state dict differs from another.
+
+    Attributes:
+        missing, unexpected: keys of one of the two alone.
+        misshaped: keys of both, with tensors of different shapes.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    misshaped: list[str]
+
+
+def find_mismatch(expected: Mapping[str, Tensor], came: Mapping[str, Tensor]) -> KeyMismatch | None:
+    """Returns how `came` differs from `expected` in keys and shapes; None if it does not."""
+    shared = expected.keys() & came.keys()
+    found = KeyMismatch(
+        sorted(expected.keys() - came.keys()),
+        sorted(came.keys() - expected.keys()),
+        sorted(key for key in shared if expected[key].shape != came[key].shape),
+    )
+    return found if any(found) else None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from dynfilters.models.backbone import Backbone, FeatureMaps
 from dynfilters.registry import Registry
 
 _models: Registry[Callable[..., nn.Module]] = Registry("model")
@@ -78,9 +77,9 @@ def create_model(
             options[key] = value
     model = make(**options)
     if features_only:
-        if not isinstance(model, Backbone):
+        if not hasattr(model, "feature_maps"):
             raise ValueError(f"features_only: expected a model with feature maps, got {name!r}")
-        model = FeatureMaps(model, out_indices)
+        model = model.feature_maps(out_indices)
         options |= {"features_only": True, "out_indices": model.out_indices}
-    model.made_with = {"name": name, **copy.deepcopy(options)}  # for `models.pretrained`
+    model.init_kwargs = {"name": name, **copy.deepcopy(options)}  # for `models.pretrained`
     return model

@@ -1,4 +1,4 @@
-"""Residual networks with any filter in the place of their 3×3 convolutions: blocks, stems, ResNet."""
+"""Residual networks with any filter in the place of their 3×3 convolutions."""
 
 from __future__ import annotations
 

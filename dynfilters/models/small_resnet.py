@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynfilters.checks import check_choice, check_positive
 from dynfilters.filters import create_filter
-from dynfilters.models.mixin import PretrainedMixin
+from dynfilters.models.pretrained import PretrainedMixin
 from dynfilters.models.registry import register_model
 from dynfilters.models.resnet import checked_options
 

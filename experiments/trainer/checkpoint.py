@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dynfilters._files import replacing
-from dynfilters.models.checkpoints import CheckpointError, check_unpacked_size, read_checkpoint
-from dynfilters.models.misfit import find_misfit
+from dynfilters.models.checkpoints import (
+    CheckpointError,
+    check_unpacked_size,
+    find_mismatch,
+    read_checkpoint,
+)
 from experiments.files import flatten
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -81,8 +85,8 @@ def check_resumed(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Loads all weights, or none and raises a `CheckpointError` that says what does not fit."""
-    if misfit := find_misfit(model.state_dict(), weights):
-        problems = zip(("missing", "unexpected", "of another shape"), misfit, strict=True)
+    if mismatch := find_mismatch(model.state_dict(), weights):
+        problems = zip(("missing", "unexpected", "of another shape"), mismatch, strict=True)
         found = [f"{len(keys)} {kind} ({keys[0]}, …)" for kind, keys in problems if keys]
         raise CheckpointError(f"{path}: of another architecture: weights {', '.join(found)}")
     model.load_state_dict(weights)

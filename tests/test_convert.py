@@ -215,7 +215,7 @@ def test_a_full_disk_is_told(checkpoint, tmp_path, monkeypatch, capsys) -> None:
 def test_save_model_wants_the_model_that_it_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path: expected one that ends in .safetensors"):
         save_model(network(), tmp_path / "a.pt", "small_resnet", 4, 3)
-    with pytest.raises(ValueError, match=r"called 'small_resnet', got another.*head.weight"):
+    with pytest.raises(ValueError, match=r"expected 'small_resnet', got another.*head.weight"):
         save_model(network(), tmp_path / "a.safetensors", "small_resnet", 5, 3)
     assert list(tmp_path.iterdir()) == []
 

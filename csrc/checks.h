@@ -51,12 +51,12 @@ inline void check_operands(const torch::stable::Tensor& x, const std::optional<t
   else if (channel) check_shape("channel", *channel, {B, C, K}, x);
 }
 
-inline void check_gradient(const Problem& p, const torch::stable::Tensor& grad, const torch::stable::Tensor& x) {
+inline void check_gradient(const Filter2dParams& p, const torch::stable::Tensor& grad, const torch::stable::Tensor& x) {
   check_shape("grad", grad, {p.batch, p.channels, p.rows * p.scale, p.cols * p.scale}, x);
 }
 
-inline Activation activation_named(const char* what, bool there, const std::string& name, double gain, double eps,
-                                   int64_t taps) {
+inline Activation checked_activation(const char* what, bool there, const std::string& name, double gain, double eps,
+                                     int64_t taps) {
   Activation activation;
   STD_TORCH_CHECK(activation_of(name, gain, eps, activation), what,
                   "_activation: expected identity, sigmoid, softmax, tanh or filter_norm, got ", name);
@@ -66,23 +66,23 @@ inline Activation activation_named(const char* what, bool there, const std::stri
 }
 
 // Those of absent taps have no effect: identity.
-inline Activations activations_named(const Problem& p, const std::string& spatial, const std::string& channel,
-                                     double spatial_gain, double channel_gain, double eps) {
-  return {activation_named("spatial", p.has_spatial(), spatial, spatial_gain, eps, p.taps()),
-          activation_named("channel", p.has_channel(), channel, channel_gain, eps, p.taps())};
+inline Activations checked_activations(const Filter2dParams& p, const std::string& spatial, const std::string& channel,
+                                       double spatial_gain, double channel_gain, double eps) {
+  return {checked_activation("spatial", p.has_spatial(), spatial, spatial_gain, eps, p.taps()),
+          checked_activation("channel", p.has_channel(), channel, channel_gain, eps, p.taps())};
 }
 
-inline void check_std(const Problem& p, const std::optional<torch::stable::Tensor>& channel_std,
+inline void check_std(const Filter2dParams& p, const std::optional<torch::stable::Tensor>& channel_std,
                       const Activations& activations, const torch::stable::Tensor& x) {
   if (!channel_std) return;
   STD_TORCH_CHECK(activations.channel.kind == ActivationKind::kFilterNorm,
                   "channel_std: expected None without channel taps in filter_norm");
   std::vector<int64_t> sizes{p.channels, p.taps()};
-  if (channel_std->dim() == 3) sizes.push_back(p.phases);
+  if (channel_std->dim() == 3) sizes.push_back(p.channel_phases);
   check_shape("channel_std", *channel_std, sizes, x);
 }
 
-inline void check_wanted(const Problem& p, bool has_std, bool want_spatial, bool want_channel, bool want_std) {
+inline void check_wanted(const Filter2dParams& p, bool has_std, bool want_spatial, bool want_channel, bool want_std) {
   STD_TORCH_CHECK(p.has_spatial() || !want_spatial, "want_spatial: expected false without spatial");
   STD_TORCH_CHECK(p.has_channel() || !want_channel, "want_channel: expected false without channel");
   STD_TORCH_CHECK(has_std || !want_std, "want_std: expected false without std");

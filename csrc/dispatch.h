@@ -23,7 +23,7 @@ struct Kernel {
 
 // Calls f(Kernel<k, k>{}) for a square kernel of 3, 5 or 7, else f(Kernel<0, 0>{}).
 template <class F>
-void with_kernel(const Problem& p, const F& f) {
+void with_kernel(const Filter2dParams& p, const F& f) {
   if (p.kh == p.kw) {
     if (p.kh == 3) return f(Kernel<3, 3>{});
     if (p.kh == 5) return f(Kernel<5, 5>{});

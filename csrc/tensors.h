@@ -67,16 +67,16 @@ inline Tensor empty_as(const Tensor& x, const Sizes& sizes, bool channels_last) 
 }
 
 // All of the problem but the strides of y.
-inline Problem problem_of(const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel,
-                          const Sizes& kernel_size, int64_t stride, int64_t dilation, int64_t scale,
-                          const std::string& combine) {
+inline Filter2dParams params_of(const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel,
+                                const Sizes& kernel_size, int64_t stride, int64_t dilation, int64_t scale,
+                                const std::string& combine) {
   check_operands(x, spatial, channel, kernel_size, stride, dilation, scale, combine);
-  Problem p{};
+  Filter2dParams p{};
   p.batch = x.size(0), p.channels = x.size(1), p.height = x.size(2), p.width = x.size(3);
   p.kh = kernel_size[0], p.kw = kernel_size[1], p.stride = stride, p.dilation = dilation, p.scale = scale;
   p.rows = (p.height - 1) / stride + 1, p.cols = (p.width - 1) / stride + 1;
   p.groups = spatial ? spatial->size(1) : 1;
-  p.phases = channel && channel->dim() == 4 ? channel->size(3) : 1;
+  p.channel_phases = channel && channel->dim() == 4 ? channel->size(3) : 1;
   p.combine = !channel   ? Combine::kSpatialOnly
               : !spatial ? Combine::kChannelOnly
                          : combine == "mul" ? Combine::kMul : Combine::kAdd;
@@ -86,7 +86,7 @@ inline Problem problem_of(const Tensor& x, const OptionalTensor& spatial, const 
   return p;
 }
 
-inline void set_output_strides(Problem& p, const Tensor& y) {
+inline void set_output_strides(Filter2dParams& p, const Tensor& y) {
   for (int i = 0; i < 4; ++i) p.ys[i] = y.stride(i);
 }
 

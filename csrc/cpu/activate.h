@@ -16,7 +16,7 @@ void activate_backward(const Activation& how, const A* raw, A* grad, int64_t K, 
 // Whole tensors of channel taps, (batch, channels, taps, phases): contiguous but for the input.
 // std: null, or (channels, taps, phases or 1), contiguous.
 struct ChannelTaps {
-  int64_t batch, channels, taps, phases, std_phases;
+  int64_t batch, channels, taps, channel_phases, std_phases;
   int64_t strides[4];
   const void *raw, *std;
 };

@@ -23,7 +23,7 @@ struct ChannelBlocks {
 
   int64_t size() const { return t.taps * lanes; }
   int64_t place(int64_t b, int64_t first, int64_t phase) const {
-    return (b * t.channels + first) * t.taps * t.phases + phase;
+    return (b * t.channels + first) * t.taps * t.channel_phases + phase;
   }
   void read_raw(int64_t b, int64_t first, int64_t count, int64_t phase) {
     const T* from = static_cast<const T*>(t.raw) + b * t.strides[0] + first * t.strides[1] + phase * t.strides[3];
@@ -35,7 +35,7 @@ struct ChannelBlocks {
     io.read(from, count, t.taps * t.std_phases, t.std_phases, std.data());
   }
   // Taps of a sample from channel `first` on, if phases do not lie between them.
-  int64_t behind(int64_t first) const { return t.phases > 1 ? 0 : (t.channels - first) * t.taps; }
+  int64_t behind(int64_t first) const { return t.channel_phases > 1 ? 0 : (t.channels - first) * t.taps; }
   int64_t std_phase(int64_t phase) const { return t.std_phases > 1 ? phase : 0; }
   // to[k, i] = a[k, i] · b[k, i], or that added to it.
   static void multiply(const std::vector<A>& a, const std::vector<A>& b, A* to, bool add = false) {
@@ -52,14 +52,14 @@ void activate_samples(const ChannelTaps& t, const Activation& how, Accumulator<T
   ChannelBlocks<T> block(t);
   for (int64_t first = 0; first < t.channels; first += lanes) {
     const int64_t count = std::min(lanes, t.channels - first);
-    for (int64_t phase = 0; phase < t.phases; ++phase) {
+    for (int64_t phase = 0; phase < t.channel_phases; ++phase) {
       block.read_std(first, count, phase);
       for (int64_t b = begin; b < end; ++b) {
         block.read_raw(b, first, count, phase);
         activate(how, block.raw.data(), t.taps, lanes, lanes);
         block.multiply(block.raw, block.std, block.raw.data());
-        block.io.write(block.raw.data(), count, t.taps * t.phases, t.phases, out + block.place(b, first, phase),
-                       block.behind(first));
+        block.io.write(block.raw.data(), count, t.taps * t.channel_phases, t.channel_phases,
+                       out + block.place(b, first, phase), block.behind(first));
       }
     }
   }
@@ -75,12 +75,13 @@ void differentiate_channels(const ChannelTaps& t, const Activation& how, const A
   for (int64_t first = begin; first < end; first += lanes) {
     const int64_t count = std::min(lanes, end - first);
     total.assign(t.std_phases * block.size(), A(0));
-    for (int64_t phase = 0; phase < t.phases; ++phase) {
+    for (int64_t phase = 0; phase < t.channel_phases; ++phase) {
       block.read_std(first, count, phase);
       for (int64_t b = 0; b < t.batch; ++b) {
         const int64_t place = block.place(b, first, phase);
         block.read_raw(b, first, count, phase);
-        block.io.read(grad + place, count, t.taps * t.phases, t.phases, block.grad.data(), block.behind(first));
+        block.io.read(grad + place, count, t.taps * t.channel_phases, t.channel_phases, block.grad.data(),
+                      block.behind(first));
         if (grad_std) {
           block.out = block.raw;
           activate(how, block.out.data(), t.taps, lanes, lanes);
@@ -89,7 +90,7 @@ void differentiate_channels(const ChannelTaps& t, const Activation& how, const A
         if (!grad_raw) continue;
         block.multiply(block.grad, block.std, block.grad.data());
         activate_backward(how, block.raw.data(), block.grad.data(), t.taps, lanes, lanes);
-        block.io.write(block.grad.data(), count, t.taps * t.phases, t.phases, grad_raw + place);
+        block.io.write(block.grad.data(), count, t.taps * t.channel_phases, t.channel_phases, grad_raw + place);
       }
     }
     for (int64_t phase = 0; grad_std && phase < t.std_phases; ++phase)

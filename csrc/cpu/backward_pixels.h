@@ -8,30 +8,30 @@ namespace dynfilters::cpu {
 
 // The gradients of the taps.
 template <class T>
-class SumPixels {
+class TapGradientPass {
  public:
   using A = Accumulator<T>;
   static constexpr int64_t lanes = kLanes<A>;
 
-  SumPixels(const Problem& p, const Operands& o, const Access<A>& io, SumRow<A> sum_row, const Image<A>& of_x,
-            const Image<A>& of_y)
+  TapGradientPass(const Filter2dParams& p, const Operands& o, const Access<A>& io, TapSumKernel<A> tap_sum_kernel,
+                  const Image<A>& of_x, const Image<A>& of_y)
       : p(p),
         o(o),
         io(io),
-        sum_row(sum_row),
+        tap_sum_kernel(tap_sum_kernel),
         vectors(of_x.vectors),
         of_x(of_x),
         of_y(of_y),
         sum(sum_for_y<A>(p)),
-        x(of_x, o.x, sum.rows_held(p)),
-        grad(of_y, o.grad, Held{1, 1}),
-        taps(p, o, io, Held{1, 1}) {}
+        x(of_x, o.x, sum.row_ring(p)),
+        grad(of_y, o.grad, RowRing{1, 1}),
+        taps(p, o, io, RowRing{1, 1}) {}
 
   void begin_sample(int64_t b) {
     for (auto& place : sum.places)
       if (b != sample) channel_bound = place.patterns[0].pack_channel(p, o.channel, b, vectors);
     sample = b;
-    c_sums.assign(p.has_channel() ? p.phases * c_size() : 0, A(0));
+    c_sums.assign(p.has_channel() ? p.channel_phases * c_size() : 0, A(0));
   }
   void run(const Tile& next) {
     tile = next;
@@ -45,18 +45,18 @@ class SumPixels {
   void unpack(A* partial) const {
     const int64_t n = p.taps();
     ChannelLanes<A> lines(n);
-    for (int64_t phase = 0; phase < p.phases; ++phase)
+    for (int64_t channel_phase = 0; channel_phase < p.channel_phases; ++channel_phase)
       for (int64_t v = 0; v < vectors.count(); ++v)
-        lines.write(c_sums.data() + phase * c_size() + v * n * lanes, vectors.size(v), p.phases * n, 1,
-                    partial + (vectors.first(v) * p.phases + phase) * n,
-                    p.phases > 1 ? 0 : (p.channels - vectors.first(v)) * n);
+        lines.write(c_sums.data() + channel_phase * c_size() + v * n * lanes, vectors.size(v), p.channel_phases * n, 1,
+                    partial + (vectors.first(v) * p.channel_phases + channel_phase) * n,
+                    p.channel_phases > 1 ? 0 : (p.channels - vectors.first(v)) * n);
   }
 
  private:
-  const Problem& p;
+  const Filter2dParams& p;
   const Operands& o;
   const Access<A>& io;
-  const SumRow<A> sum_row;
+  const TapSumKernel<A> tap_sum_kernel;
   const ChannelVectors vectors;
   const Image<A> of_x, of_y;
   Sum<A> sum;
@@ -64,7 +64,7 @@ class SumPixels {
   TapLines<A> taps;
   Tile tile{};
   Bound<A> channel_bound;  // of the last phase's channel taps
-  Ahead ahead;
+  Prefetcher prefetcher;
   int64_t sample = -1;
   std::vector<const A*> pixel, s;
   Buffer<A> s_line, raw, c_sums;  // a row of the gradient of spatial: (taps, groups, phases, pitch)
@@ -74,16 +74,17 @@ class SumPixels {
 
   void row(int64_t y) {
     s_line.resize(p.taps() * p.groups * p.scale * pitch());
-    ahead.clear();
-    if (y % p.scale == 0) x.fetch(ahead, y / p.scale * p.stride + sum.rows.most + 1);
-    grad.fetch(ahead, y + 1);
-    ahead.spread(vectors.count() * p.scale * std::max<int64_t>(tile.cols / 4, 1) * std::max<int64_t>(p.taps() / 3, 1));
+    prefetcher.clear();
+    if (y % p.scale == 0) x.fetch(prefetcher, y / p.scale * p.stride + sum.rows.most + 1);
+    grad.fetch(prefetcher, y + 1);
+    prefetcher.spread(vectors.count() * p.scale * std::max<int64_t>(tile.cols / 4, 1) *
+                      std::max<int64_t>(p.taps() / 3, 1));
     for (int64_t v = 0; v < p.scale; ++v) sum_phase(y, v);
     if (o.grad_spatial) write_spatial(y);
   }
   void sum_phase(int64_t y, int64_t v) {
-    const int64_t cell = y % p.scale * p.scale + v, phase = p.phases > 1 ? cell : 0, n = p.taps();
-    const auto& pattern = sum.places[cell].patterns[0];
+    const int64_t phase = y % p.scale * p.scale + v, channel_phase = p.channel_phases > 1 ? phase : 0, n = p.taps();
+    const auto& pattern = sum.places[phase].patterns[0];
     s.clear();
     for (const Source& source : pattern.sources) s.push_back(taps.line(y, source.k, v));
     // Of the gradient of y only the outputs' own pixels are read: where they are, if possible.
@@ -96,17 +97,18 @@ class SumPixels {
     find_pixels(pattern, y, reads_image);
     const int64_t step = p.stride * (reads_image ? of_x.strides[3] : lanes);
     const int64_t vector_step = reads_image ? lanes : x.vector_step();
-    const Around around = reads_image ? around_row(y) : Around{};
+    const EdgeMask edges = reads_image ? edges_of_row(y) : EdgeMask{};
     for (int64_t group = 0; group < p.groups; ++group) {
       const int64_t first = group * vectors.each(), at = first * n * lanes;
-      A* c = p.has_channel() ? c_sums.data() + phase * c_size() + at : nullptr;
-      sum_row({n, vectors.each(), pixel.data(), s.data(), first * vector_step, step, vector_step,
-               group * taps.group_step(), g + first * g_vector, g_step, g_vector,
-               p.has_channel() ? pattern.channel.data() + at : nullptr, c, tile.cols,
-               s_line.data() + (group * p.scale + v) * pitch(), p.groups * p.scale * pitch(), &ahead, around});
+      A* c = p.has_channel() ? c_sums.data() + channel_phase * c_size() + at : nullptr;
+      tap_sum_kernel({n, vectors.each(), pixel.data(), s.data(), first * vector_step, step, vector_step,
+                      group * taps.group_step(), g + first * g_vector, g_step, g_vector,
+                      p.has_channel() ? pattern.channel.data() + at : nullptr, c, tile.cols,
+                      s_line.data() + (group * p.scale + v) * pitch(), p.groups * p.scale * pitch(), &prefetcher,
+                      edges});
     }
   }
-  Around around_row(int64_t y) const {
+  EdgeMask edges_of_row(int64_t y) const {
     return {y > 0, y + 1 < p.height, tile.col > 0, tile.col + tile.cols < p.width};
   }
   // Where the sources of row y of outputs begin: in the image, or in lines.

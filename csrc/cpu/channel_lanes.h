@@ -23,7 +23,7 @@ class ChannelLanes {
   void read(const T* from, int64_t count, int64_t channel_step, int64_t tap_step, A* to, int64_t readable = 0) {
     if (tap_step != 1 || channel_step != taps_) {
       for (int64_t i = 0; i < count; ++i)
-        for (int64_t k = 0; k < taps_; ++k) to[k * lanes + i] = widen(from[i * channel_step + k * tap_step]);
+        for (int64_t k = 0; k < taps_; ++k) to[k * lanes + i] = to_acc(from[i * channel_step + k * tap_step]);
       return;
     }
     const A* rows = flat_.data();
@@ -45,7 +45,7 @@ class ChannelLanes {
   void write(const A* from, int64_t count, int64_t channel_step, int64_t tap_step, T* to, int64_t writable = 0) {
     if (tap_step != 1 || channel_step != taps_) {
       for (int64_t i = 0; i < count; ++i)
-        for (int64_t k = 0; k < taps_; ++k) narrow(from[k * lanes + i], to + i * channel_step + k * tap_step);
+        for (int64_t k = 0; k < taps_; ++k) from_acc(from[k * lanes + i], to + i * channel_step + k * tap_step);
       return;
     }
     // The last tap first, because its vectors reach into the first taps of the next channel.

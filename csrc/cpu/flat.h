@@ -16,14 +16,14 @@ namespace dynfilters::cpu {
 template <class A>
 class Flat {
  public:
-  const Problem& p;
+  const Filter2dParams& p;
   const Operands& o;
   int64_t row = 0, rows = 0, N = 0;
   A dropped = 0;               // NaN once something not finite was dropped
-  std::vector<Reach> reads;    // of a window: the pixel under each tap
-  std::vector<Reach> readers;  // of a pixel: the window that reads it by each tap, the last tap first
+  std::vector<TapOffset> reads;    // of a window: the pixel under each tap
+  std::vector<TapOffset> readers;  // of a pixel: the window that reads it by each tap, the last tap first
 
-  Flat(const Problem& problem, const Operands& operands) : p(problem), o(operands) {
+  Flat(const Filter2dParams& params, const Operands& operands) : p(params), o(operands) {
     for (int64_t k = 0, last = p.taps() - 1; k <= last; ++k) {
       const int64_t offset = shift_y(k) * p.width + shift_x(k);
       reads.push_back({k, offset}), readers.push_back({last - k, offset});
@@ -183,13 +183,14 @@ class Flat {
 
 // Both return whether all results were finite.
 template <class A>
-bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles, Share& share) {
+bool forward_flat(const Filter2dParams& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles,
+                  Worker& worker) {
   Flat<A> flat(p, o);
   std::vector<A> taps;
-  Vector<A> odd{};
+  Vector<A> nonfinite{};
   int64_t sample = -1;
   do {
-    const int64_t task = share.task(), b = task / tiles.count(), K = p.taps();
+    const int64_t task = worker.task(), b = task / tiles.count(), K = p.taps();
     if (b != sample) flat.begin_sample(sample = b);
     flat.begin(tiles.at(p, task % tiles.count()));
     taps.resize(flat.tap_size());
@@ -198,17 +199,17 @@ bool forward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, c
       flat.begin_group(b, group), flat.pack_windows(false, taps.data());
       for (int64_t ch = group * each; ch < (group + 1) * each; ++ch)
         correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
-                  flat.target(o.y, b, ch), false, &odd);
+                  flat.target(o.y, b, ch), false, &nonfinite);
     }
-  } while (share.next());
-  return sum<A>(odd) + flat.dropped == 0;
+  } while (worker.next());
+  return sum<A>(nonfinite) + flat.dropped == 0;
 }
 
 template <class A>
 class BackwardFlat {
  public:
-  BackwardFlat(const Problem& problem, const Operands& operands, Correlate<A> correlate, SumTaps<A> sum_taps)
-      : p(problem), o(operands), flat(problem, operands), correlate(correlate), sum_taps(sum_taps) {}
+  BackwardFlat(const Filter2dParams& params, const Operands& operands, Correlate<A> correlate, SumTaps<A> sum_taps)
+      : p(params), o(operands), flat(params, operands), correlate(correlate), sum_taps(sum_taps) {}
 
   // Tiles [first, last) of sample b. partial: (channels, taps), or null.
   void run(const Tiles& tiles, int64_t b, int64_t first, int64_t last, A* partial) {
@@ -222,19 +223,19 @@ class BackwardFlat {
       all.assign(vectors<A>(flat.N), ~Mask<A>{});
       for (int64_t group = 0; group < p.groups; ++group) run_group(b, group, partial);
     }
-    for (int64_t i = 0; partial && i < size; ++i) odd[0] += partial[i] - partial[i];
+    for (int64_t i = 0; partial && i < size; ++i) nonfinite[0] += partial[i] - partial[i];
   }
-  bool finite() const { return sum<A>(odd) + flat.dropped == 0; }
+  bool finite() const { return sum<A>(nonfinite) + flat.dropped == 0; }
 
  private:
-  const Problem& p;
+  const Filter2dParams& p;
   const Operands& o;
   Flat<A> flat;
   const Correlate<A> correlate;
   const SumTaps<A> sum_taps;
   std::vector<A> windows, readers, sums, unwanted;
   std::vector<Mask<A>> all;
-  Vector<A> odd{};
+  Vector<A> nonfinite{};
 
   void run_group(int64_t b, int64_t group, A* partial) {
     flat.begin_group(b, group);
@@ -246,7 +247,7 @@ class BackwardFlat {
       next = std::min(ch + 2, end);
       for (int64_t c = ch; o.grad_x && c < next; ++c)
         correlate(flat.readers.data(), p.taps(), flat.source(o.grad, b, c), readers.data(), flat.channel_taps(c),
-                  flat.N, flat.target(o.grad_x, b, c), false, &odd);
+                  flat.N, flat.target(o.grad_x, b, c), false, &nonfinite);
       if (!o.grad_spatial && !o.partial) continue;
       TapSums<A> both{{}, int(next - ch), windows.data(), sums.data(), all.data(), flat.N};
       for (int64_t c = ch; c < next; ++c)
@@ -259,15 +260,15 @@ class BackwardFlat {
 };
 
 template <class A>
-bool backward_flat(const Problem& p, const Operands& o, Correlate<A> correlate, SumTaps<A> sum_taps, const Tiles& tiles,
-                   int64_t chunks, Share& share) {
+bool backward_flat(const Filter2dParams& p, const Operands& o, Correlate<A> correlate, SumTaps<A> sum_taps,
+                   const Tiles& tiles, int64_t chunks, Worker& worker) {
   BackwardFlat<A> backward(p, o, correlate, sum_taps);
   do {
-    const int64_t task = share.task(), b = task / chunks, chunk = task % chunks, count = tiles.count();
+    const int64_t task = worker.task(), b = task / chunks, chunk = task % chunks, count = tiles.count();
     A* partial = static_cast<A*>(o.partial);
     if (partial) partial += task * p.channels * p.taps();
     backward.run(tiles, b, count * chunk / chunks, count * (chunk + 1) / chunks, partial);
-  } while (share.next());
+  } while (worker.next());
   return backward.finite();
 }
 

@@ -5,15 +5,15 @@
 
 namespace dynfilters::cpu {
 
-bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share) {
-  if (is_by_pixels(route.way)) return forward_pixels(p, storage, o, route, share);
+bool forward(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, Worker& worker) {
+  if (is_by_pixels(plan.algorithm)) return forward_pixels(p, storage, o, plan, worker);
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
-    if (route.way == Way::kFlat)
-      return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, route.tiles, share);
+    if (plan.algorithm == Algorithm::kFlat)
+      return forward_flat<A>(p, o, p.has_channel() ? correlate<A, Mul> : correlate<A, SpatialOnly>, plan.tiles, worker);
     Correlate<A> kernel = nullptr;
     with_combine(p.combine, [&](auto op) { kernel = correlate<A, decltype(op)>; });
-    forward_planar<A>(p, o, io, kernel, route.tiles, share);
+    forward_planar<A>(p, o, io, kernel, plan.tiles, worker);
     return true;
   });
 }

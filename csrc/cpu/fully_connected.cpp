@@ -25,8 +25,8 @@ struct Scratch {
   std::vector<A> bias;    // (kBlock)
   std::vector<A> y;       // (batch, kBlock)
 
-  Scratch(const FullyConnected& problem, const Access<A>& how)
-      : p(problem),
+  Scratch(const FullyConnected& params, const Access<A>& how)
+      : p(params),
         access(how),
         pitch(round_up(p.inputs, kLanes<A>)),
         x(p.batch * pitch),

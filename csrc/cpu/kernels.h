@@ -2,7 +2,7 @@
 #pragma once
 #include "../activation.h"
 #include "storage.h"
-#include "tasks.h"
+#include "work_queue.h"
 #include "tiles.h"
 
 namespace dynfilters::cpu {
@@ -21,15 +21,16 @@ struct Operands {
 
 // y; tasks are the tiles of all samples. False: the way cannot serve these values, and what was
 // written is not to be used.
-bool forward(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share);
+bool forward(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, Worker& worker);
 // The gradients wanted; tasks are runs of tiles, `chunks` to a sample.
-bool backward(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks, Share& share);
+bool backward(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, int64_t chunks,
+              Worker& worker);
 // The part of both for vectors of channels; not for float64.
-bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share);
-bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks,
-                     Share& share);
+bool forward_pixels(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, Worker& worker);
+bool backward_pixels(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, int64_t chunks,
+                     Worker& worker);
 // Adds up, in order, what the chunks found for the gradient of channel; for samples [begin, end).
-void reduce_channel(const Problem& p, const void* partial, int64_t chunks, bool is_double, void* out, int64_t begin,
-                    int64_t end);
+void reduce_channel(const Filter2dParams& p, const void* partial, int64_t chunks, bool is_double, void* out,
+                    int64_t begin, int64_t end);
 
 }  // namespace dynfilters::cpu

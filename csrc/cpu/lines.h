@@ -29,7 +29,7 @@ struct Columns {
 };
 
 // Memory to be fetched into L2, in small shares, while something else is computed.
-class Ahead {
+class Prefetcher {
  public:
   void clear() { pieces.clear(), bytes = 0; }
   void add(const void* from, int64_t size) {
@@ -69,22 +69,22 @@ struct Image {
     return cpu::at(base, offset(b, c, h, w) * io.bytes);
   }
   // Pixels of the row h, if they lie one behind the other.
-  void fetch(Ahead& ahead, const void* base, int64_t b, int64_t h, int64_t first, int64_t end) const {
+  void fetch(Prefetcher& prefetcher, const void* base, int64_t b, int64_t h, int64_t first, int64_t end) const {
     first = std::max<int64_t>(first, 0), end = std::min(end, width);
     if (strides[0] && strides[1] == 1 && h >= 0 && h < height)
-      ahead.add(at(base, b, 0, h, first), (end - first) * strides[3] * io.bytes);
+      prefetcher.add(at(base, b, 0, h, first), (end - first) * strides[3] * io.bytes);
   }
   // Whether whole vectors of the accumulation type can be read where they are.
   bool in_place() const { return io.bytes == int64_t(sizeof(A)) && strides[1] == 1 && vectors.whole(); }
 };
 
 // Whether the pixels around some are there. Those that are not are not read, and add nothing.
-struct Around {
+struct EdgeMask {
   bool above = true, below = true, before = true, behind = true;
 };
 
 // How many rows are held, and how far apart those are that are needed at once.
-struct Held {
+struct RowRing {
   int64_t rows, apart;
   int64_t slot(int64_t row) const { return row / apart % rows; }
 };
@@ -94,8 +94,8 @@ template <class A>
 class PixelLines {
  public:
   static constexpr int64_t lanes = kLanes<A>;
-  PixelLines(const Image<A>& image, const void* base, const Held& holds)
-      : image(image), base(base), holds(holds), held(holds.rows, -1) {}
+  PixelLines(const Image<A>& image, const void* base, const RowRing& ring)
+      : image(image), base(base), ring(ring), held(ring.rows, -1) {}
 
   // The vectors [first, first + count) of sample b.
   void begin(int64_t b, const Columns& wanted, int64_t first, int64_t count) {
@@ -110,14 +110,14 @@ class PixelLines {
   const A* line(int64_t h) {
     if (lines.empty()) lines.assign((held.size() + 1) * size(), A(0));  // one more of zeros
     if (h < 0 || h >= image.height) return lines.data() + held.size() * size();
-    const int64_t slot = holds.slot(h);
+    const int64_t slot = ring.slot(h);
     A* target = lines.data() + slot * size();
     if (held[slot] != h) pack(h, target), held[slot] = h;
     return target;
   }
   // Row h of the columns, to be packed later.
-  void fetch(Ahead& ahead, int64_t h) const {
-    image.fetch(ahead, base, sample, h, columns.first, columns.first + columns.count);
+  void fetch(Prefetcher& prefetcher, int64_t h) const {
+    image.fetch(prefetcher, base, sample, h, columns.first, columns.first + columns.count);
   }
   int64_t rows() const { return int64_t(held.size()) + 1; }
   int64_t vector_step() const { return columns.count * lanes; }
@@ -125,7 +125,7 @@ class PixelLines {
  private:
   const Image<A> image;
   const void* base;
-  const Held holds;
+  const RowRing ring;
   int64_t sample = 0, first_vector = 0, vectors = 0, room = 0;  // of vectors: for how many there is room
   Columns columns{};
   std::vector<int64_t> held;

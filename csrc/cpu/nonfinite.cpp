@@ -11,36 +11,36 @@ namespace dynfilters::cpu {
 namespace {
 
 template <class A>
-const A* channel_taps(const Problem& p, const Operands& o, int64_t b, int64_t c) {
+const A* channel_taps(const Filter2dParams& p, const Operands& o, int64_t b, int64_t c) {
   return static_cast<const A*>(o.channel) + b * p.cs[0] + c * p.cs[1];
 }
 
 // Of one channel, or of `channels` that lie behind one another.
 template <class A>
-bool are_finite(const Problem& p, const A* taps, int64_t channels = 1) {
-  const int64_t K = p.taps(), n = p.phases * K;
-  A odd = 0;  // v - v is 0, or NaN
-  if (p.phases == 1 && p.cs[2] == 1 && (channels == 1 || p.cs[1] == K)) {
+bool are_finite(const Filter2dParams& p, const A* taps, int64_t channels = 1) {
+  const int64_t K = p.taps(), n = p.channel_phases * K;
+  A nonfinite = 0;  // v - v is 0, or NaN
+  if (p.channel_phases == 1 && p.cs[2] == 1 && (channels == 1 || p.cs[1] == K)) {
     constexpr int64_t lanes = kLanes<A>;
     Vector<A> found{};
     int64_t i = 0;
     for (; i + lanes <= channels * K; i += lanes) found += load(taps + i) - load(taps + i);
-    for (; i < channels * K; ++i) odd += taps[i] - taps[i];
-    return odd + sum<A>(found) == 0;
+    for (; i < channels * K; ++i) nonfinite += taps[i] - taps[i];
+    return nonfinite + sum<A>(found) == 0;
   }
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t i = 0; i < n; ++i) {
-      const A tap = taps[c * p.cs[1] + i / p.phases * p.cs[2] + i % p.phases * p.cs[3]];
-      odd += tap - tap;
+      const A tap = taps[c * p.cs[1] + i / p.channel_phases * p.cs[2] + i % p.channel_phases * p.cs[3]];
+      nonfinite += tap - tap;
     }
-  return odd == 0;
+  return nonfinite == 0;
 }
 
 template <class A>
 class GradX {
  public:
-  GradX(const Problem& problem, const Operands& operands, const Access<A>& access)
-      : p(problem),
+  GradX(const Filter2dParams& params, const Operands& operands, const Access<A>& access)
+      : p(params),
         o(operands),
         io(access),
         cols(p.cols * p.scale),
@@ -62,7 +62,7 @@ class GradX {
   }
 
  private:
-  const Problem& p;
+  const Filter2dParams& p;
   const Operands& o;
   const Access<A>& io;
   const int64_t cols, pitch;
@@ -80,7 +80,7 @@ class GradX {
       for (int64_t col = 0; h >= 0 && h < p.height && col < cols; ++col) {
         const int64_t w = col / p.scale * p.stride + k % p.kw * p.dilation - p.pad_w();
         if (w < 0 || w >= p.width) continue;
-        const int64_t phase = p.phases > 1 ? row % p.scale * p.scale + col % p.scale : 0;
+        const int64_t phase = p.channel_phases > 1 ? row % p.scale * p.scale + col % p.scale : 0;
         plane[h * p.width + w] += op.tap(taps[k * pitch + col], channel[k * p.cs[2] + phase * p.cs[3]]) * line[col];
       }
     }
@@ -89,7 +89,7 @@ class GradX {
 
 }  // namespace
 
-bool channel_is_finite(const Problem& p, Storage storage, const Operands& o, int64_t begin, int64_t end) {
+bool channel_is_finite(const Filter2dParams& p, Storage storage, const Operands& o, int64_t begin, int64_t end) {
   return with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     for (int64_t b = begin; b < end; ++b)
@@ -98,7 +98,7 @@ bool channel_is_finite(const Problem& p, Storage storage, const Operands& o, int
   });
 }
 
-void grad_x_nonfinite(const Problem& p, Storage storage, const Operands& o, int64_t begin, int64_t end) {
+void grad_x_nonfinite(const Filter2dParams& p, Storage storage, const Operands& o, int64_t begin, int64_t end) {
   with_access(storage, [&](auto io) {
     using A = typename decltype(io)::type;
     GradX<A> grad_x(p, o, io);

@@ -6,9 +6,9 @@
 namespace dynfilters::cpu {
 
 // Whether all channel taps of samples [begin, end) are finite.
-bool channel_is_finite(const Problem& p, Storage storage, const Operands& o, int64_t begin, int64_t end);
+bool channel_is_finite(const Filter2dParams& p, Storage storage, const Operands& o, int64_t begin, int64_t end);
 // The gradient of x in the channels of samples [begin, end) that have a tap that is not. Each element is summed in
 // one order, by one task.
-void grad_x_nonfinite(const Problem& p, Storage storage, const Operands& o, int64_t begin, int64_t end);
+void grad_x_nonfinite(const Filter2dParams& p, Storage storage, const Operands& o, int64_t begin, int64_t end);
 
 }  // namespace dynfilters::cpu

@@ -19,7 +19,7 @@ struct Source {
 // All sources at one phase of the windows.
 template <class A>
 struct Pattern {
-  int64_t cell = 0;         // the phase
+  int64_t phase = 0;        // the phase
   int64_t taps_before = 0;  // those of the patterns before this one
   std::vector<Source> sources;
   int64_t window = 0;      // K, if they are K rows and columns of 3, 5 or 7, one apart
@@ -27,13 +27,13 @@ struct Pattern {
 
   int64_t size() const { return int64_t(sources.size()); }
   // Of a sample; those of lanes without a channel are zero. Returns their bound.
-  Bound<A> pack_channel(const Problem& p, const void* taps, int64_t b, const ChannelVectors& vectors) {
+  Bound<A> pack_channel(const Filter2dParams& p, const void* taps, int64_t b, const ChannelVectors& vectors) {
     Bound<A> bound;
     if (!p.has_channel()) return bound;
     channel.resize(vectors.count() * size() * vectors.lanes);
     Buffer<A> columns(p.taps() * vectors.lanes);  // (taps, lanes)
     ChannelLanes<A> lanes(p.taps());
-    const A* all = static_cast<const A*>(taps) + b * p.cs[0] + (p.phases > 1 ? cell : 0) * p.cs[3];
+    const A* all = static_cast<const A*>(taps) + b * p.cs[0] + (p.channel_phases > 1 ? phase : 0) * p.cs[3];
     A* to = channel.data();
     for (int64_t v = 0; v < vectors.count(); ++v) {
       const int64_t some = vectors.size(v);
@@ -76,11 +76,11 @@ struct Sum {
   bool padded;       // sources outside the image are zeros, which taps multiply; else there are none
 
   // Rows between those that are needed at once are kept for later, unless they are too many.
-  Held rows_held(const Problem& p) const {
-    return p.dilation == 1 ? Held{rows.count() + in_step - 1, 1} : Held{p.kh, apart};
+  RowRing row_ring(const Filter2dParams& p) const {
+    return p.dilation == 1 ? RowRing{rows.count() + in_step - 1, 1} : RowRing{p.kh, apart};
   }
-  Held tap_rows_held(const Problem& p) const {
-    return p.dilation == 1 ? Held{tap_rows.count(), 1} : Held{p.kh, apart};
+  RowRing tap_row_ring(const Filter2dParams& p) const {
+    return p.dilation == 1 ? RowRing{tap_rows.count(), 1} : RowRing{p.kh, apart};
   }
   // Once all places are there.
   void measure() {
@@ -107,14 +107,14 @@ struct Sum {
 
 // y: at each phase, the pixels under the taps.
 template <class A>
-Sum<A> sum_for_y(const Problem& p) {
+Sum<A> sum_for_y(const Filter2dParams& p) {
   Sum<A> sum{p.stride, p.scale, p.dilation, {}, {}, {}, {}, {}, 0, true};
-  for (int64_t cell = 0; cell < p.cells(); ++cell) {
-    Pattern<A> pattern{cell, 0, {}, window_of(p), {}};
+  for (int64_t phase = 0; phase < p.phases(); ++phase) {
+    Pattern<A> pattern{phase, 0, {}, window_of(p), {}};
     for (int64_t k = 0; k < p.taps(); ++k)
-      pattern.sources.push_back({k, k / p.kw * p.dilation - p.pad_h(), k % p.kw * p.dilation - p.pad_w(),
-                                 cell / p.scale, 0});
-    sum.places.push_back({cell / p.scale, cell % p.scale, {pattern}});
+      pattern.sources.push_back(
+          {k, k / p.kw * p.dilation - p.pad_h(), k % p.kw * p.dilation - p.pad_w(), phase / p.scale, 0});
+    sum.places.push_back({phase / p.scale, phase % p.scale, {pattern}});
   }
   sum.measure();
   return sum;
@@ -122,14 +122,14 @@ Sum<A> sum_for_y(const Problem& p) {
 
 // The gradient of x: at each place within a stride, the windows that read it, at all their phases.
 template <class A>
-Sum<A> sum_for_x(const Problem& p) {
+Sum<A> sum_for_x(const Filter2dParams& p) {
   Sum<A> sum{p.scale, p.stride, p.dilation / std::gcd(p.stride, p.dilation) * p.scale, {}, {}, {}, {}, {}, 0, false};
   for (int64_t place = 0; place < p.stride * p.stride; ++place) {
     const int64_t a = place / p.stride, b = place % p.stride;
     sum.places.push_back({a, b, {}});
-    for (int64_t cell = 0; cell < p.cells(); ++cell) {
-      const int64_t u = cell / p.scale, v = cell % p.scale;
-      Pattern<A> pattern{cell, 0, {}, p.scale == 1 ? window_of(p) : 0, {}};
+    for (int64_t phase = 0; phase < p.phases(); ++phase) {
+      const int64_t u = phase / p.scale, v = phase % p.scale;
+      Pattern<A> pattern{phase, 0, {}, p.scale == 1 ? window_of(p) : 0, {}};
       for (int64_t k = p.taps() - 1; k >= 0; --k) {
         const int64_t y = a + p.pad_h() - k / p.kw * p.dilation, x = b + p.pad_w() - k % p.kw * p.dilation;
         if (y % p.stride || x % p.stride) continue;

@@ -15,15 +15,14 @@
 namespace dynfilters::cpu {
 
 template <class T>
-class WeighPixels {
+class PixelPass {
  public:
   using A = Accumulator<T>;
   static constexpr int64_t lanes = kLanes<A>;
 
   // From the image `in` at `from` to the image `out` at `to`.
-  WeighPixels(const Problem& p, const Operands& o, const Access<A>& io, const Sum<A>& sum,
-              const WeighKernels<A>& kernels, const Image<A>& in, const void* from,
-              const Image<A>& out, void* to)
+  PixelPass(const Filter2dParams& p, const Operands& o, const Access<A>& io, const Sum<A>& sum,
+            const BlockKernels<A>& kernels, const Image<A>& in, const void* from, const Image<A>& out, void* to)
       : p(p),
         sum(sum),
         kernels(kernels),
@@ -32,8 +31,8 @@ class WeighPixels {
         to(to),
         source(from),
         channel(o.channel),
-        lines(in, from, sum.rows_held(p)),
-        taps(p, o, io, sum.tap_rows_held(p)),
+        lines(in, from, sum.row_ring(p)),
+        taps(p, o, io, sum.tap_row_ring(p)),
         result(out),
         stream(streams(o.threads)) {}
 
@@ -41,8 +40,8 @@ class WeighPixels {
   void run(const Tiles& tiles, int64_t t, bool more) {
     const int64_t b = t / tiles.count();
     tile = tiles.at(p, t % tiles.count());
-    ahead.clear();
-    if (more) look_ahead((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
+    prefetcher.clear();
+    if (more) plan_prefetch((t + 1) / tiles.count(), tiles.at(p, (t + 1) % tiles.count()));
     if (b != sample) begin_sample(b);
     reads_image = can_read_image() && (!sum.padded || channel_bound.holds());
     taps.begin(b, {tile.col + sum.tap_columns.least, tile.cols + sum.tap_columns.count() - 1, p.cols});
@@ -51,7 +50,7 @@ class WeighPixels {
     const int64_t each = in.vectors.each(), together = vectors_together();
     for (int64_t group = 0; group < p.groups; ++group) {
       pack_taps(group);
-      if (group + 1 < p.groups) look_ahead(group + 1);
+      if (group + 1 < p.groups) plan_prefetch(group + 1);
       if (reads_image && (!sum.padded || moderate_taps(group))) {
         run_on_image(group);
         continue;
@@ -66,9 +65,9 @@ class WeighPixels {
   static constexpr int64_t kPackVectors = kVectorBytes == 64 ? 8 : 2;
   // Of a pixel at a time: memory is fetched in runs, and the rows under a block stay near.
   static constexpr int64_t kVectors = 1024 / kVectorBytes;
-  const Problem& p;
+  const Filter2dParams& p;
   Sum<A> sum;
-  const WeighKernels<A> kernels;
+  const BlockKernels<A> kernels;
   const Image<A> in, out;
   void* const to;
   const void* const source;
@@ -79,7 +78,7 @@ class WeighPixels {
   const bool stream;
   Tile tile{};
   Columns columns{};
-  Ahead ahead;
+  Prefetcher prefetcher;
   int64_t sample = -1;
   bool reads_image = false;
   Bound<A> channel_bound;  // of the last pattern's channel taps
@@ -87,16 +86,16 @@ class WeighPixels {
   std::vector<const A*> pixel;
 
   // Rows that the next tile reads and this one does not.
-  void look_ahead(int64_t b, const Tile& t) {
+  void plan_prefetch(int64_t b, const Tile& t) {
     const int64_t first_column = t.col * sum.in_step + sum.columns.least;
     const int64_t end_column = (t.col + t.cols - 1) * sum.in_step + sum.columns.most + 1;
     int64_t h = t.row * sum.in_step + sum.rows.least;
     if (b == sample && t.col == tile.col)
       h = std::max(h, (tile.row + tile.rows - 1) * sum.in_step + sum.rows.most + 1);
     for (const int64_t last = (t.row + t.rows - 1) * sum.in_step + sum.rows.most; h <= last; ++h)
-      in.fetch(ahead, source, b, h, first_column, end_column);
-    if (p.has_spatial()) taps.fetch(ahead, b, 0, taps.in_place() ? 1 : p.groups, t);
-    ahead.spread(blocks() * in.vectors.count());
+      in.fetch(prefetcher, source, b, h, first_column, end_column);
+    if (p.has_spatial()) taps.fetch(prefetcher, b, 0, taps.in_place() ? 1 : p.groups, t);
+    prefetcher.spread(blocks() * in.vectors.count());
   }
   int64_t block() const { return kernels.block; }
   // As many as leave their lines near.
@@ -157,15 +156,15 @@ class WeighPixels {
   void pack_source(const Place<A>& place, const Pattern<A>& pattern, int64_t t, int64_t i, int64_t group) {
     const Source& source = pattern.sources[t];
     const int64_t at = tile.col + source.tap_column - taps.first();  // output 0's among those of the line
-    const A* line = taps.line(i * p.scale + source.tap_row, source.k, pattern.cell % p.scale);
+    const A* line = taps.line(i * p.scale + source.tap_row, source.k, pattern.phase % p.scale);
     BlockTaps<A>::pack(line ? line + group * taps.group_step() + at : nullptr, -at, taps.count() - at, pattern.size(),
                        outputs(place), block(), packed_at(pattern, i) + t * block());
   }
   // The taps of the next group, if they are taken from where they lie.
-  void look_ahead(int64_t group) {
+  void plan_prefetch(int64_t group) {
     if (!p.has_spatial() || !taps.in_place()) return;
-    taps.fetch(ahead, sample, group, 1, tile);
-    ahead.spread(blocks() * in.vectors.each());
+    taps.fetch(prefetcher, sample, group, 1, tile);
+    prefetcher.spread(blocks() * in.vectors.each());
   }
   // Of outputs, for one vector of channels.
   int64_t blocks() const {
@@ -190,7 +189,7 @@ class WeighPixels {
   void run_on_image(int64_t group) {
     const Pattern<A>& pattern = sum.places[0].patterns[0];
     const int64_t each = in.vectors.each(), some = part_of_vectors(kVectors);
-    Weighing<A> o = weighing_on_image(pattern);
+    BlockArgs<A> o = block_args_on_image(pattern);
     for (int64_t j = 0; j < tile.cols; j += block())
       for (int64_t v = 0; v < each; v += some)
         for (int64_t i = tile.row; i < tile.row + tile.rows; ++i) {
@@ -200,16 +199,16 @@ class WeighPixels {
         }
   }
   // All but where it is. Its blocks are those of one vector after the other.
-  Weighing<A> weighing_on_image(const Pattern<A>& pattern) {
+  BlockArgs<A> block_args_on_image(const Pattern<A>& pattern) {
     pixel.clear();
     for (const Source& at : pattern.sources)
       pixel.push_back(static_cast<const A*>(source) + in.offset(0, 0, at.row, at.column));
-    Weighing<A> o{};
+    BlockArgs<A> o{};
     o.n = pattern.size(), o.pixel = pixel.data(), o.pixel_step = in.strides[3], o.out_step = out.strides[3];
     o.s_source = block();
-    if (taps_in_place()) o.s_source = tap_offset(pattern, 1), o.s_turn = tap_offset(pattern, 3) - 3 * o.s_source;
+    if (taps_in_place()) o.s_source = tap_offset(pattern, 1), o.s_row_extra = tap_offset(pattern, 3) - 3 * o.s_source;
     o.next = {lanes, 0, o.n * lanes, lanes};
-    o.stream = stream, o.ahead = &ahead;
+    o.stream = stream, o.prefetcher = &prefetcher;
     return o;
   }
   // How far tap t lies from the first one, of the same block.
@@ -218,10 +217,10 @@ class WeighPixels {
     return (at.k - first.k) * p.ss[2] + (at.tap_row - first.tap_row) * p.ss[3] + at.tap_column - first.tap_column;
   }
   // At row i of windows, in the tile's block from column j on, the vector v.
-  void put_on_image(Weighing<A>& o, const Pattern<A>& pattern, int64_t group, int64_t i, int64_t j, int64_t v) {
+  void put_on_image(BlockArgs<A>& o, const Pattern<A>& pattern, int64_t group, int64_t i, int64_t j, int64_t v) {
     constexpr int64_t centre = 4;
     const int64_t w = tile.col + block_at(j, tile.cols, block()), c = in.vectors.first(v);
-    o.around = {i > 0, i + 1 < out.height, w > 0, w + block() < out.width};
+    o.edges = {i > 0, i + 1 < out.height, w > 0, w + block() < out.width};
     o.pixel_offset = in.offset(sample, c, i, w);
     if (taps_in_place())
       o.s = taps.line(i, pattern.sources[centre].k, 0) + group * taps.group_step() + w - taps.first() -
@@ -230,7 +229,7 @@ class WeighPixels {
       o.s = packed_at(pattern, i) + j * o.n;
     if (p.has_channel()) o.channel = pattern.channel.data() + v * o.n * lanes;
     o.out = static_cast<A*>(to) + out.offset(sample, c, i, w);
-    o.out_ahead = stream || !o.around.below ? 0 : out.strides[2];
+    o.out_prefetch = stream || !o.edges.below ? 0 : out.strides[2];
   }
 
   void run_vectors(int64_t group, int64_t first, int64_t count) {
@@ -238,13 +237,13 @@ class WeighPixels {
     over_rows([&](const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
       const int64_t h = i * sum.out_step + place.row, w = tile.col * sum.out_step + place.column;
       find_pixels(pattern, i);
-      Weighing<A> o = weighing(place, pattern, i);
+      BlockArgs<A> o = block_args(place, pattern, i);
       if (o.in_place) o.s += group * taps.group_step();
       if (p.has_channel()) o.channel += first * pattern.size() * lanes;
       if (out.in_place()) {
         o.out = static_cast<A*>(to) + out.offset(sample, out.vectors.first(first), h, w);
         const bool last = h + sum.out_step >= out.height;
-        o.out_ahead = o.stream || last ? 0 : sum.out_step * out.strides[2];
+        o.out_prefetch = o.stream || last ? 0 : sum.out_step * out.strides[2];
         run_row(pattern, o, count, lanes);
       } else {
         o.out = o.add ? result.again() : result.begin(count, o.count);
@@ -266,8 +265,8 @@ class WeighPixels {
     }
   }
   // All but where the results go, for the first vector.
-  Weighing<A> weighing(const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
-    Weighing<A> o{};
+  BlockArgs<A> block_args(const Place<A>& place, const Pattern<A>& pattern, int64_t i) {
+    BlockArgs<A> o{};
     o.n = pattern.size(), o.pixel = pixel.data(), o.pixel_step = sum.in_step * lanes;
     o.block = block(), o.in_place = taps_in_place();
     o.s = o.in_place ? taps.line(i, 0, 0) : p.has_spatial() ? packed_at(pattern, i) : nullptr;
@@ -276,13 +275,13 @@ class WeighPixels {
     o.out_step = out.in_place() ? sum.out_step * out.strides[3] : lanes;
     o.next = {block() * o.pixel_step, o.in_place ? block() : block() * o.n, 0, block() * o.out_step};
     o.add = &pattern != &place.patterns.front(), o.stream = stream && place.patterns.size() == 1;
-    o.ahead = &ahead;
+    o.prefetcher = &prefetcher;
     return o;
   }
   // A row of outputs, vector by vector.
-  void run_row(const Pattern<A>& pattern, Weighing<A>& o, int64_t count, int64_t vector_step) {
+  void run_row(const Pattern<A>& pattern, BlockArgs<A>& o, int64_t count, int64_t vector_step) {
     for (int64_t v = 0; v < count; ++v) {
-      weigh_row(pattern.window ? kernels.window : kernels.any, o);
+      run_blocks(pattern.window ? kernels.window : kernels.any, o);
       o.pixel_offset += lines.vector_step(), o.out += vector_step;
       if (p.has_channel()) o.channel += pattern.size() * lanes;
     }

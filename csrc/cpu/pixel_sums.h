@@ -9,7 +9,7 @@ namespace dynfilters::cpu {
 // s_sums[t, j] = Σ_c d_spatial(p, channel[c, t]), c_sums[c, t] += Σ_j d_channel(p, s_t[j]).
 // Both are made although one alone may be wanted, which is rare.
 template <class A>
-struct Summing {
+struct TapSumArgs {
   int64_t n, vectors;
   const A* const* pixel;
   const A* const* s;
@@ -22,11 +22,11 @@ struct Summing {
   int64_t count;     // of outputs
   A* s_sums;         // s_sums_step from a source to the next
   int64_t s_sums_step;
-  Ahead* ahead;   // a share of it for every 3 sources of a block of 4 outputs, and vector
-  Around around;  // of all outputs, for windows of 3: pixels that are not there are not read, and add nothing
+  Prefetcher* prefetcher;  // a share of it for every 3 sources of a block of 4 outputs, and vector
+  EdgeMask edges;          // of all outputs, for windows of 3: pixels that are not there are not read, and add nothing
 };
 template <class A>
-using SumRow = void (*)(const Summing<A>&);
+using TapSumKernel = void (*)(const TapSumArgs<A>&);
 
 // Where one load may serve many products, and there are registers, it must not be made anew for each.
 template <class A>
@@ -48,12 +48,12 @@ DYNFILTERS_INLINE void store_sums(const Vector<A>* total, A* s_sums, int64_t ste
 // Sources t and following, NT of them, for the outputs j and following, NP of them. kWindow: each source
 // and output is one pixel behind the last one.
 template <class A, class Op, int NT, int NP, bool kWindow>
-void sum_some(const Summing<A>& o, int64_t t, int64_t j) {
+void sum_some(const TapSumArgs<A>& o, int64_t t, int64_t j) {
   constexpr int64_t lanes = kLanes<A>;
   const A *pixel[NT], *own[NT], *g = o.g + j * o.g_step, *channel = o.channel + t * lanes;
   A* c_sums = o.c_sums + t * lanes;
   const int64_t step = o.pixel_step, g_step = o.g_step, tap_vector = o.n * lanes;
-  const bool before = !kWindow || o.around.before || j > 0, behind = !kWindow || o.around.behind || j + NP < o.count;
+  const bool before = !kWindow || o.edges.before || j > 0, behind = !kWindow || o.edges.behind || j + NP < o.count;
   constexpr int last = NT + NP - 2;
   const auto is_there = [=](int i) { return (i != 0 || before) && (i != last || behind); };
   for (int i = 0; i < NT; ++i) {
@@ -62,7 +62,7 @@ void sum_some(const Summing<A>& o, int64_t t, int64_t j) {
   }
   Vector<A> total[lanes]{};  // (NT, NP)
   for (int64_t left = o.vectors, pixel_vector = o.pixel_vector, g_vector = o.g_vector; left > 0; --left) {
-    o.ahead->fetch();
+    o.prefetcher->fetch();
     Vector<A> grad[NP], column[NT + NP - 1];
 #pragma GCC unroll 4
     for (int p = 0; p < NP; ++p) grad[p] = load_once(g + p * g_step);
@@ -92,12 +92,12 @@ void sum_some(const Summing<A>& o, int64_t t, int64_t j) {
 
 // Whether the pixels under the row of a window that begins with source t are there.
 template <class A, bool kWindow>
-bool has_row(const Summing<A>& o, int64_t t) {
-  return !kWindow || ((t > 0 || o.around.above) && (t < 6 || o.around.below));
+bool has_row(const TapSumArgs<A>& o, int64_t t) {
+  return !kWindow || ((t > 0 || o.edges.above) && (t < 6 || o.edges.below));
 }
 
 template <class A, class Op, int NP, bool kWindow>
-void sum_outputs(const Summing<A>& o, int64_t j) {
+void sum_outputs(const TapSumArgs<A>& o, int64_t j) {
   int64_t t = 0;
   for (; t + 3 <= o.n; t += 3)
     if (has_row<A, kWindow>(o, t))
@@ -110,7 +110,7 @@ void sum_outputs(const Summing<A>& o, int64_t j) {
 
 // By as many outputs at a time as there are registers for, and as leave few alone.
 template <class A, class Op, bool kWindow>
-void sums(const Summing<A>& o) {
+void sums(const TapSumArgs<A>& o) {
   int64_t j = 0;
   if constexpr (kVectorBytes == 64) {
     const int64_t few = -o.count & 3, threes = 3 * few <= o.count ? few : 0;
@@ -124,7 +124,7 @@ void sums(const Summing<A>& o) {
 
 // The kernel for a problem, whose windows have K rows and columns of neighbours, or 0.
 template <class A, class Op>
-SumRow<A> sum_kernel(int64_t window) {
+TapSumKernel<A> tap_sum_kernel_for(int64_t window) {
   return window == 3 ? sums<A, Op, true> : sums<A, Op, false>;
 }
 

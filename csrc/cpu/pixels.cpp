@@ -1,7 +1,7 @@
 #include "../dispatch.h"
 #include "backward_pixels.h"
 #include "select.h"
-#include "turned.h"
+#include "transposed.h"
 
 namespace dynfilters::cpu {
 
@@ -15,7 +15,7 @@ inline void fence() {
 }
 
 template <class A>
-Image<A> image_of(const Problem& p, const Access<A>& io, const int64_t (&strides)[4], bool of_y) {
+Image<A> image_of(const Filter2dParams& p, const Access<A>& io, const int64_t (&strides)[4], bool of_y) {
   return {io,
           {strides[0], strides[1], strides[2], strides[3]},
           of_y ? p.rows * p.scale : p.height,
@@ -26,71 +26,70 @@ Image<A> image_of(const Problem& p, const Access<A>& io, const int64_t (&strides
 // samples.begin(b) and samples.end(b) are called before and after a tile of sample b, if they do anything: then a
 // sample is one tile.
 template <class T, class Samples>
-void run_forward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, Share& share,
+void run_forward(const Filter2dParams& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, Worker& worker,
                  Samples&& samples) {
   using A = Accumulator<T>;
-  WeighKernels<A> kernels{};
-  with_combine(p.combine, [&](auto op) { kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols); });
-  WeighPixels<T> pass(p, o, io, sum_for_y<A>(p), kernels, image_of<A>(p, io, p.xs, false), o.x,
-                      image_of<A>(p, io, p.ys, true), o.y);
+  BlockKernels<A> kernels{};
+  with_combine(p.combine, [&](auto op) { kernels = block_kernels<A, decltype(op)>(window_of(p), tiles.cols); });
+  PixelPass<T> pass(p, o, io, sum_for_y<A>(p), kernels, image_of<A>(p, io, p.xs, false), o.x,
+                    image_of<A>(p, io, p.ys, true), o.y);
   do {
-    const int64_t task = share.task();
+    const int64_t task = worker.task();
     samples.begin(task / tiles.count());
-    pass.run(tiles, task, share.goes_on());
+    pass.run(tiles, task, worker.goes_on());
     samples.end(task / tiles.count());
-  } while (share.next());
+  } while (worker.next());
 }
 
 template <class T, class Samples>
-void run_backward(const Problem& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, int64_t chunks,
-                  Share& share, Samples&& samples) {
+void run_backward(const Filter2dParams& p, const AccessTo<T>& io, const Operands& o, const Tiles& tiles, int64_t chunks,
+                  Worker& worker, Samples&& samples) {
   using A = Accumulator<T>;
-  WeighKernels<A> kernels{};
-  SumRow<A> sum_row = nullptr;
+  BlockKernels<A> kernels{};
+  TapSumKernel<A> tap_sum_kernel = nullptr;
   with_combine(p.combine, [&](auto op) {
-    kernels = weigh_kernels<A, decltype(op)>(window_of(p), tiles.cols);
-    sum_row = sum_kernel<A, decltype(op)>(window_of(p));
+    kernels = block_kernels<A, decltype(op)>(window_of(p), tiles.cols);
+    tap_sum_kernel = tap_sum_kernel_for<A, decltype(op)>(window_of(p));
   });
   const auto of_x = image_of<A>(p, io, p.xs, false), of_y = image_of<A>(p, io, p.ys, true);
-  WeighPixels<T> grad_x(p, o, io, sum_for_x<A>(p), kernels, of_y, o.grad, image_of<A>(p, io, p.gs, false), o.grad_x);
-  SumPixels<T> grad_taps(p, o, io, sum_row, of_x, of_y);
+  PixelPass<T> grad_x(p, o, io, sum_for_x<A>(p), kernels, of_y, o.grad, image_of<A>(p, io, p.gs, false), o.grad_x);
+  TapGradientPass<T> grad_taps(p, o, io, tap_sum_kernel, of_x, of_y);
   A* partial = static_cast<A*>(o.partial);
   const int64_t count = tiles.count();
   const auto first_of = [&](int64_t task) { return task / chunks * count + count * (task % chunks) / chunks; };
   do {
-    const int64_t task = share.task();
+    const int64_t task = worker.task();
     samples.begin(task / chunks);
     grad_taps.begin_sample(task / chunks);
     for (int64_t t = first_of(task); t < first_of(task + 1); ++t) {
-      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(task + 1) || share.goes_on());
+      if (o.grad_x) grad_x.run(tiles, t, t + 1 < first_of(task + 1) || worker.goes_on());
       if (o.grad_spatial || partial) grad_taps.run(tiles.at(p, t % count));
     }
-    if (partial) grad_taps.unpack(partial + task * p.channels * p.phases * p.taps());
+    if (partial) grad_taps.unpack(partial + task * p.channels * p.channel_phases * p.taps());
     samples.end(task / chunks);
-  } while (share.next());
+  } while (worker.next());
 }
 
 }  // namespace
 
-bool forward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, Share& share) {
-  if (route.way == Way::kTurned) {
-    TurnedSamples samples(p, o);
-    run_forward(samples.problem(), AccessTo<float>(), samples.operands(), route.tiles, share, samples);
+bool forward_pixels(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, Worker& worker) {
+  if (plan.algorithm == Algorithm::kTransposed) {
+    TransposedSamples samples(p, o);
+    run_forward(samples.params(), AccessTo<float>(), samples.operands(), plan.tiles, worker, samples);
   } else {
-    with_short_access(storage, [&](auto io) { run_forward(p, io, o, route.tiles, share, SamplesInPlace()); });
+    with_short_access(storage, [&](auto io) { run_forward(p, io, o, plan.tiles, worker, SamplesInPlace()); });
   }
   fence();
   return true;
 }
 
-bool backward_pixels(const Problem& p, Storage storage, const Operands& o, const Route& route, int64_t chunks,
-                     Share& share) {
-  if (route.way == Way::kTurned) {
-    TurnedSamples samples(p, o);
-    run_backward(samples.problem(), AccessTo<float>(), samples.operands(), route.tiles, chunks, share, samples);
+bool backward_pixels(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, int64_t chunks,
+                     Worker& worker) {
+  if (plan.algorithm == Algorithm::kTransposed) {
+    TransposedSamples samples(p, o);
+    run_backward(samples.params(), AccessTo<float>(), samples.operands(), plan.tiles, chunks, worker, samples);
   } else {
-    with_short_access(storage,
-                      [&](auto io) { run_backward(p, io, o, route.tiles, chunks, share, SamplesInPlace()); });
+    with_short_access(storage, [&](auto io) { run_backward(p, io, o, plan.tiles, chunks, worker, SamplesInPlace()); });
   }
   fence();
   return true;

@@ -23,29 +23,29 @@ struct Advance {
 // Blocks of B neighbouring outputs of one vector of channels:
 // out[j] (+)= Σ over sources t of tap(s_t[j], channel[t]) · pixel_t[j].
 template <class A>
-struct Weighing {
+struct BlockArgs {
   int64_t n;
   const A* const* pixel;  // pixel_t[j] lies pixel_offset + j·pixel_step from here
   int64_t pixel_offset, pixel_step;
-  const A* s;  // s_t[j] lies t·s_source + j from here, and in row i of a window i·s_turn further
-  int64_t s_source, s_turn;
+  const A* s;  // s_t[j] lies t·s_source + j from here, and in row i of a window i·s_row_extra further
+  int64_t s_source, s_row_extra;
   const A* channel;  // (n, lanes)
   int64_t count;     // of outputs; there are pixels and taps for whole blocks
   A* out;
   int64_t out_step;
-  int64_t out_ahead;  // how far from each output one lies that is soon written; 0: none
+  int64_t out_prefetch;  // how far from each output one lies that is soon written; 0: none
   bool add;
   bool stream;  // past the caches: out is aligned and not soon read again
-  Ahead* ahead;    // a share of it for each block
+  Prefetcher* prefetcher;  // a share of it for each block
   int64_t block;   // B
   int64_t whole;   // outputs of whole blocks
   int64_t blocks;  // that are next
   Advance next;
-  Around around;  // of all these blocks, for windows of 3; for others everything is there
+  EdgeMask edges;  // of all these blocks, for windows of 3; for others everything is there
   bool in_place;  // taps are read where they lie, a block's right behind the last one's; then may be nothing
 };
 template <class A>
-using Weigh = void (*)(const Weighing<A>&);
+using BlockKernel = void (*)(const BlockArgs<A>&);
 
 template <class A>
 inline void put(A* out, Vector<A> value, bool stream) {
@@ -57,11 +57,11 @@ inline void put(A* out, Vector<A> value, bool stream) {
 }
 
 template <class A, int B>
-DYNFILTERS_INLINE void begin_block(const Weighing<A>& o, const A* out, Vector<A>* total) {
-  o.ahead->fetch();
-  if (o.out_ahead)
+DYNFILTERS_INLINE void begin_block(const BlockArgs<A>& o, const A* out, Vector<A>* total) {
+  o.prefetcher->fetch();
+  if (o.out_prefetch)
 #pragma GCC unroll 8
-    for (int p = 0; p < B; ++p) __builtin_prefetch(out + p * o.out_step + o.out_ahead, 1, 3);
+    for (int p = 0; p < B; ++p) __builtin_prefetch(out + p * o.out_step + o.out_prefetch, 1, 3);
   if (o.add)
 #pragma GCC unroll 8
     for (int p = 0; p < B; ++p) total[p] = load(out + p * o.out_step);
@@ -69,7 +69,7 @@ DYNFILTERS_INLINE void begin_block(const Weighing<A>& o, const A* out, Vector<A>
 
 // The sources are any.
 template <class A, class Op, int B>
-void weigh_any(const Weighing<A>& o) {
+void block_any(const BlockArgs<A>& o) {
   const A* s = o.s;
   A* out = o.out;
   int64_t offset = o.pixel_offset;
@@ -118,26 +118,26 @@ DYNFILTERS_INLINE void add_window_row(const A* pixel, int64_t pixel_step, const 
 // The same where the sources are a window of K rows and columns, and each output's begins one pixel
 // behind the last one's. Those of large windows lie in lines, and their blocks along a row.
 template <class A, class Op, int K, int B>
-void weigh_window(const Weighing<A>& o) {
+void block_window(const BlockArgs<A>& o) {
   constexpr int64_t lanes = kLanes<A>;
   const A *s = o.s, *channel = o.channel, *rows[K];
   for (int i = 0; i < K; ++i) rows[i] = o.pixel[i * K] + o.pixel_offset;
   A* out = o.out;
-  const int64_t s_row = K * o.s_source + o.s_turn;
+  const int64_t s_row = K * o.s_source + o.s_row_extra;
   const int64_t step = o.out_step, s_source = o.s_source, pixel_step = K == 3 ? o.pixel_step : lanes;
-  const Around around = K == 3 ? o.around : Around{};
+  const EdgeMask edges = K == 3 ? o.edges : EdgeMask{};
   const bool stream = o.stream;
   for (int64_t left = o.blocks; left > 0; --left, s += o.next.s, out += o.next.out) {
     Vector<A> total[B]{};
     begin_block<A, B>(o, out, total);
     const auto add = [&](int i) __attribute__((always_inline)) {
-      add_window_row<A, Op, K, B>(rows[i], pixel_step, s + i * s_row, s_source, channel + i * K * lanes, around.before,
-                                  around.behind, total);
+      add_window_row<A, Op, K, B>(rows[i], pixel_step, s + i * s_row, s_source, channel + i * K * lanes, edges.before,
+                                  edges.behind, total);
     };
     if constexpr (K == 3) {
-      if (around.above) add(0);
+      if (edges.above) add(0);
       add(1);
-      if (around.below) add(2);
+      if (edges.below) add(2);
       channel += o.next.channel;
     } else {
       for (int i = 0; i < K; ++i) add(i);
@@ -151,20 +151,20 @@ void weigh_window(const Weighing<A>& o) {
 // All outputs of a row. The last block may repeat outputs; where it cannot, because there are fewer, or it would
 // add to them twice, its results go by a room of their own.
 template <class A>
-void weigh_row(Weigh<A> blocks, Weighing<A>& o) {
+void run_blocks(BlockKernel<A> blocks, BlockArgs<A>& o) {
   constexpr int64_t lanes = kLanes<A>;
   const int64_t whole = o.whole;
   o.blocks = whole / o.block;
   if (whole == o.count) return blocks(o);
   if (whole) blocks(o);
-  Weighing<A> part = o;
+  BlockArgs<A> part = o;
   const int64_t j = block_at(whole, o.count, o.block);
   part.blocks = 1, part.pixel_offset += j * o.pixel_step, part.out += j * o.out_step;
   if (o.s) part.s += o.in_place ? j : whole * o.n;
   if (whole && !o.add) return blocks(part);
   alignas(64) A room[8 * lanes], taps[49 * 8];
   A* const out = part.out;
-  part.out = room, part.out_step = lanes, part.out_ahead = 0, part.add = part.stream = false;
+  part.out = room, part.out_step = lanes, part.out_prefetch = 0, part.add = part.stream = false;
   if (o.s && o.in_place) {
     for (int64_t t = 0; t < o.n; ++t)
       for (int64_t p = 0; p < o.block; ++p) taps[t * o.block + p] = j + p < o.count ? part.s[t * o.s_source + p] : A(0);
@@ -179,20 +179,20 @@ void weigh_row(Weigh<A> blocks, Weighing<A>& o) {
 
 // Of a problem: for windows of neighbours, and for any sources.
 template <class A>
-struct WeighKernels {
+struct BlockKernels {
   int64_t block;
-  Weigh<A> window, any;
+  BlockKernel<A> window, any;
 };
 template <class A, class Op, int B>
-WeighKernels<A> weigh_kernels(int64_t window) {
-  WeighKernels<A> found{B, weigh_window<A, Op, 3, B>, weigh_any<A, Op, B>};
-  if (window == 5) found.window = weigh_window<A, Op, 5, B>;
-  if (window == 7) found.window = weigh_window<A, Op, 7, B>;
+BlockKernels<A> block_kernels(int64_t window) {
+  BlockKernels<A> found{B, block_window<A, Op, 3, B>, block_any<A, Op, B>};
+  if (window == 5) found.window = block_window<A, Op, 5, B>;
+  if (window == 7) found.window = block_window<A, Op, 7, B>;
   return found;
 }
 template <class A, class Op>
-WeighKernels<A> weigh_kernels(int64_t window, int64_t columns) {
-  return block_for(columns) == 7 ? weigh_kernels<A, Op, 7>(window) : weigh_kernels<A, Op, 8>(window);
+BlockKernels<A> block_kernels(int64_t window, int64_t columns) {
+  return block_for(columns) == 7 ? block_kernels<A, Op, 7>(window) : block_kernels<A, Op, 8>(window);
 }
 
 }  // namespace dynfilters::cpu

@@ -17,7 +17,7 @@
 namespace dynfilters::cpu {
 
 // One tap: where its partner lies, relative to the window's (or pixel's) own flat position.
-struct Reach {
+struct TapOffset {
   int64_t tap, offset;
 };
 
@@ -26,16 +26,16 @@ struct Span {
   int64_t source, target, count;
 };
 
-class Plan {
+class TileLayout {
  public:
-  const Problem& p;
+  const Filter2dParams& p;
   Tile tile{};
   int64_t L = 0, N = 0;
   int64_t border_y, border_x, after_y, after_x;  // of g: before and behind the tile
   int64_t x_size = 0, g_size = 0;                // of one sub-plane of x; of g at one phase
-  std::vector<Reach> reads;                      // of a window, in x: taps in ascending order
+  std::vector<TapOffset> reads;                  // of a window, in x: taps in ascending order
 
-  explicit Plan(const Problem& problem) : p(problem) {
+  explicit TileLayout(const Filter2dParams& params) : p(params) {
     border_y = ((p.kh - 1) * p.dilation - p.pad_h()) / p.stride;
     border_x = ((p.kw - 1) * p.dilation - p.pad_w()) / p.stride;
     after_y = (p.stride - 1 + p.pad_h()) / p.stride;
@@ -65,8 +65,8 @@ class Plan {
 
   // The windows that read the pixels whose place within a stride is (a, b), as offsets into g;
   // taps in descending order, which makes the offsets ascend.
-  std::vector<Reach> readers(int64_t a, int64_t b) const {
-    std::vector<Reach> found;
+  std::vector<TapOffset> readers(int64_t a, int64_t b) const {
+    std::vector<TapOffset> found;
     for (int64_t k = p.taps() - 1; k >= 0; --k) {
       const int64_t y = a + p.pad_h() - k / p.kw * p.dilation, x = b + p.pad_w() - k % p.kw * p.dilation;
       if (y % p.stride == 0 && x % p.stride == 0)

@@ -33,8 +33,8 @@ struct Scratch {
   std::vector<A> rows;    // (16, pitch), or (lanes, channels) for pixels
   std::vector<A> sums;    // (2, 16, lanes), or (2, channels) for pixels; the second one is not used
 
-  Scratch(const PoolProject& problem, const Access<A>& how)
-      : p(problem),
+  Scratch(const PoolProject& params, const Access<A>& how)
+      : p(params),
         access(how),
         outputs(round_up(p.outputs, kOutputs)),
         channels(round_up(p.channels, p.pixels ? lanes : kChannels)),

@@ -29,17 +29,17 @@ bool over_tasks(int64_t tasks, const F& run, int64_t least = 1) {
 // Whether all shares of the tasks succeeded.
 template <class F>
 bool over_shares(int64_t count, const F& run) {
-  Tasks tasks(count);
+  WorkQueue queue(count);
   return over_tasks(count, [&](int64_t begin, int64_t end) {
-    Share share(tasks, begin, end);
-    return !share.next() || run(share);
+    Worker worker(queue, begin, end);
+    return !worker.next() || run(worker);
   });
 }
 // The fastest way, or where that cannot serve the values, the one that serves all.
 template <class F>
-void run_best(const Problem& p, const Tensor& x, const Layout& layout, const F& run) {
+void run_best(const Filter2dParams& p, const Tensor& x, const MemoryFormat& layout, const F& run) {
   const int64_t bytes = x.element_size();
-  if (!run(route_of(p, bytes, layout))) run(planar_route(p, std::max<int64_t>(bytes, 4)));
+  if (!run(plan_for(p, bytes, layout))) run(planar_plan(p, std::max<int64_t>(bytes, 4)));
 }
 
 struct Gradients {
@@ -54,11 +54,11 @@ OptionalTensor widened(const OptionalTensor& channel) {
   if (!channel || channel->scalar_type() == accumulator_of(*channel)) return channel;
   return torch::stable::to(*channel, ScalarType::Float);
 }
-void set_channel_strides(Problem& p, const OptionalTensor& channel) {
+void set_channel_strides(Filter2dParams& p, const OptionalTensor& channel) {
   for (int i = 0; channel && i < int(channel->dim()); ++i) p.cs[i] = channel->stride(i);
 }
 
-Tensor run_forward(Problem p, const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel,
+Tensor run_forward(Filter2dParams p, const Tensor& x, const OptionalTensor& spatial, const OptionalTensor& channel,
                    const Activation& activation) {
   const Storage storage = storage_of<Storage>(x);
   Tensor y = empty_as(x, {p.batch, p.channels, p.rows * p.scale, p.cols * p.scale}, is_channels_last(x));
@@ -66,9 +66,9 @@ Tensor run_forward(Problem p, const Tensor& x, const OptionalTensor& spatial, co
   Operands o{};
   o.x = x.const_data_ptr(), o.spatial = data(spatial), o.channel = data(channel), o.y = y.mutable_data_ptr();
   o.activation = activation, o.threads = torch::stable::get_num_threads();
-  run_best(p, x, {true, x.is_contiguous(), is_channels_last(x)}, [&](const Route& route) {
-    return over_shares(p.batch * route.tiles.count(),
-                       [&](Share& share) { return forward(p, storage, o, route, share); });
+  run_best(p, x, {true, x.is_contiguous(), is_channels_last(x)}, [&](const Plan& plan) {
+    return over_shares(p.batch * plan.tiles.count(),
+                       [&](Worker& worker) { return forward(p, storage, o, plan, worker); });
   });
   return y;
 }
@@ -79,8 +79,8 @@ struct Wanted {
 };
 
 // See nonfinite.h.
-void correct_grad_x(const Problem& p, Storage storage, const Operands& o) {
-  const int64_t taps = p.channels * p.taps() * p.phases, many = 64 * 1024;
+void correct_grad_x(const Filter2dParams& p, Storage storage, const Operands& o) {
+  const int64_t taps = p.channels * p.taps() * p.channel_phases, many = 64 * 1024;
   const auto are_finite = [&](int64_t begin, int64_t end) { return channel_is_finite(p, storage, o, begin, end); };
   if (over_tasks(p.batch, are_finite, std::max<int64_t>(many / taps, 1))) return;
   over_tasks(p.batch, [&](int64_t begin, int64_t end) {
@@ -89,7 +89,7 @@ void correct_grad_x(const Problem& p, Storage storage, const Operands& o) {
   });
 }
 
-Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const OptionalTensor& spatial,
+Gradients run_backward(Filter2dParams p, const Tensor& grad, const Tensor& x, const OptionalTensor& spatial,
                        const OptionalTensor& channel, const Activation& activation, const Wanted& want) {
   const Storage storage = storage_of<Storage>(x);
   check_gradient(p, grad, x);
@@ -97,7 +97,7 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
   Tensor gx = want.x ? empty_as(x, {p.batch, p.channels, p.height, p.width}, is_channels_last(x)) : empty({0});
   Tensor gs = empty(want.spatial ? Sizes{p.batch, p.groups, p.taps(), p.rows * p.scale, p.cols * p.scale} : Sizes{0});
   Sizes channel_sizes{p.batch, p.channels, p.taps()};
-  if (channel && channel->dim() == 4) channel_sizes.push_back(p.phases);
+  if (channel && channel->dim() == 4) channel_sizes.push_back(p.channel_phases);
   const auto accumulator = accumulator_of(x);
   Tensor gc = torch::stable::new_empty(x, want.channel ? channel_sizes : Sizes{0}, accumulator);
   set_output_strides(p, grad), set_channel_strides(p, channel);
@@ -108,14 +108,14 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
   o.grad_spatial = want.spatial ? gs.mutable_data_ptr() : nullptr;
   o.activation = activation, o.threads = torch::stable::get_num_threads();
   const bool dense = x.is_contiguous() && grad.is_contiguous(), pixels = is_channels_last(x) && grad.stride(1) == 1;
-  run_best(p, x, {false, dense, pixels}, [&](const Route& route) {
-    const int64_t chunks = chunks_of(p, route.tiles), sums = p.batch * chunks * p.channels * p.phases * p.taps();
+  run_best(p, x, {false, dense, pixels}, [&](const Plan& plan) {
+    const int64_t chunks = chunks_of(p, plan.tiles), sums = p.batch * chunks * p.channels * p.channel_phases * p.taps();
     // The sums of a sample that is not cut are in place at once, but for the order of phases.
-    const bool parts = want.channel && (chunks > 1 || p.phases > 1);
+    const bool parts = want.channel && (chunks > 1 || p.channel_phases > 1);
     Tensor partial = parts ? torch::stable::new_empty(x, Sizes{sums}, accumulator) : gc;
     o.partial = want.channel ? partial.mutable_data_ptr() : nullptr;
-    const bool done = over_shares(
-        p.batch * chunks, [&](Share& share) { return backward(p, storage, o, route, chunks, share); });
+    const bool done =
+        over_shares(p.batch * chunks, [&](Worker& worker) { return backward(p, storage, o, plan, chunks, worker); });
     return done && (!parts || over_tasks(p.batch, [&](int64_t begin, int64_t end) {
              reduce_channel(p, o.partial, chunks, accumulator == ScalarType::Double, gc.mutable_data_ptr(), begin, end);
              return true;
@@ -127,7 +127,7 @@ Gradients run_backward(Problem p, const Tensor& grad, const Tensor& x, const Opt
 
 Tensor forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor channel, Sizes kernel_size, int64_t stride,
                    int64_t dilation, int64_t scale, Text combine) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   return run_forward(p, x, spatial, widened(channel), {});
 }
 
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalT
                                                 Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale,
                                                 Text combine, bool want_x, bool want_spatial,
                                                 bool want_channel) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Gradients g = run_backward(p, grad, x, spatial, widened(channel), {}, {want_x, want_spatial, want_channel});
   return {g.x, g.spatial, torch::stable::to(g.channel, x.scalar_type())};
 }
@@ -144,15 +144,15 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, OptionalT
 
 class Channel {
  public:
-  Channel(const Problem& p, const Tensor& x, const OptionalTensor& raw, OptionalTensor std,
+  Channel(const Filter2dParams& p, const Tensor& x, const OptionalTensor& raw, OptionalTensor std,
           const Activation& activation)
       : storage(storage_of<Storage>(x)), activation(activation), raw(raw) {
     if (!raw) return;
-    taps = {p.batch, p.channels, p.taps(), p.phases, 1, {}, raw->const_data_ptr(), nullptr};
+    taps = {p.batch, p.channels, p.taps(), p.channel_phases, 1, {}, raw->const_data_ptr(), nullptr};
     for (int i = 0; i < int(raw->dim()); ++i) taps.strides[i] = raw->stride(i);
     if (!std) return;
     kept = torch::stable::contiguous(*std);
-    taps.std = kept->const_data_ptr(), taps.std_phases = std->dim() == 3 ? p.phases : 1;
+    taps.std = kept->const_data_ptr(), taps.std_phases = std->dim() == 3 ? p.channel_phases : 1;
   }
   OptionalTensor activated() const {
     if (!raw || (activation.is_identity() && !taps.std)) return widened(raw);
@@ -195,9 +195,9 @@ Tensor activated_forward_cpu(Tensor x, OptionalTensor spatial, OptionalTensor ch
                              Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, Text combine,
                              Text spatial_activation, Text channel_activation, double spatial_gain,
                              double channel_gain, double eps) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Activations how =
-      activations_named(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
+      checked_activations(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
   check_std(p, channel_std, how, x);
   const Channel taps(p, x, channel, channel_std, how.channel);
   return run_forward(p, x, spatial, taps.activated(), how.spatial);
@@ -208,9 +208,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cpu(
     Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, Text combine,
     Text spatial_activation, Text channel_activation, double spatial_gain, double channel_gain,
     double eps, bool want_x, bool want_spatial, bool want_channel, bool want_std) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Activations how =
-      activations_named(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
+      checked_activations(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
   check_std(p, channel_std, how, x);
   check_wanted(p, channel_std.has_value(), want_spatial, want_channel, want_std);
   const Channel taps(p, x, channel, channel_std, how.channel);

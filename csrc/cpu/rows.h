@@ -15,21 +15,21 @@ inline int64_t vectors(int64_t N) {
 }
 
 // out[m] (+)= Σ over taps t of tap(s[m, t], c[tap_t]) · x[m + offset_t].
-// s: (vectors, n, lanes): the taps of a vector of positions lie together. `odd` becomes nonzero
+// s: (vectors, n, lanes): the taps of a vector of positions lie together. `nonfinite` becomes nonzero
 // (NaN) where out is not finite.
 template <class A>
-using Correlate = void (*)(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out,
-                           bool add, Vector<A>* odd);
+using Correlate = void (*)(const TapOffset* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out,
+                           bool add, Vector<A>* nonfinite);
 
 template <class A, class Op, int NT>
-void correlate_some(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
-                    Vector<A>* odd) {
+void correlate_some(const TapOffset* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
+                    Vector<A>* nonfinite) {
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> weight[NT];
   const A* partner[NT];
 #pragma GCC unroll 9
   for (int t = 0; t < NT; ++t) weight[t] = splat(Op::kChannel ? c[taps[t].tap] : A(0)), partner[t] = x + taps[t].offset;
-  Vector<A> found = *odd, before{};
+  Vector<A> found = *nonfinite, before{};
   if (add) before = load(out + N - lanes);  // of the last vector, which may overlap what is written first
   for (int64_t v = 0, count = vectors<A>(N); v < count; ++v, s += n * lanes) {
     const int64_t m = std::min(v * lanes, N - lanes);
@@ -44,17 +44,17 @@ void correlate_some(const Reach* taps, int64_t n, const A* x, const A* s, const 
     store(out + m, total);
     found += total - total;
   }
-  *odd = found;
+  *nonfinite = found;
 }
 
 template <class A, class Op>
-void correlate(const Reach* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
-               Vector<A>* odd) {
+void correlate(const TapOffset* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out, bool add,
+               Vector<A>* nonfinite) {
   if (!n && !add) std::fill(out, out + N, A(0));
   for (int64_t done = 0; done < n;) {
     const int64_t left = n - done;
     const auto some = [&](auto count) {
-      correlate_some<A, Op, count.value>(taps + done, n, x, s + done * kLanes<A>, c, N, out, add || done, odd);
+      correlate_some<A, Op, count.value>(taps + done, n, x, s + done * kLanes<A>, c, N, out, add || done, nonfinite);
       done += count.value;
     };
     if (sizeof(A) == 4 && left >= 9)
@@ -86,11 +86,11 @@ struct TapSums {
 };
 
 template <class A>
-using SumTaps = void (*)(const Reach* taps, int64_t n, const TapSums<A>& sums);
+using SumTaps = void (*)(const TapOffset* taps, int64_t n, const TapSums<A>& sums);
 
 // The channels `first` and following, NC of them.
 template <class A, class Op, int NT, int NC>
-void sum_some(const Reach* taps, int64_t n, int64_t done, const TapSums<A>& o, int first) {
+void sum_some(const TapOffset* taps, int64_t n, int64_t done, const TapSums<A>& o, int first) {
   constexpr int64_t lanes = kLanes<A>;
   const auto* of = o.of + first;
   Vector<A> weight[NT][NC], total[NT][NC]{};
@@ -124,7 +124,7 @@ void sum_some(const Reach* taps, int64_t n, int64_t done, const TapSums<A>& o, i
 }
 
 template <class A, class Op>
-void sum_taps(const Reach* taps, int64_t n, const TapSums<A>& o) {
+void sum_taps(const TapOffset* taps, int64_t n, const TapSums<A>& o) {
   int64_t done = 0;
   const auto some = [&](auto count) {
     constexpr int together = sizeof(A) == 4 ? 2 : 1;

@@ -53,26 +53,26 @@ struct MaskOf<8> {
 template <class A>
 using Mask = typename MaskOf<int(sizeof(A))>::type;  // all ones or all zeros a lane
 
-inline float widen(BFloat16 value) {
+inline float to_acc(BFloat16 value) {
   uint32_t bits = uint32_t(value.bits) << 16;
   float out;
   std::memcpy(&out, &bits, 4);
   return out;
 }
-inline float widen(Half value) { return float(value); }
-inline float widen(float value) { return value; }
-inline double widen(double value) { return value; }
+inline float to_acc(Half value) { return float(value); }
+inline float to_acc(float value) { return value; }
+inline double to_acc(double value) { return value; }
 
-inline void narrow(float value, BFloat16* out) {
+inline void from_acc(float value, BFloat16* out) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   // Rounds to nearest even; a NaN must not round up to infinity.
   uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   out->bits = value != value ? uint16_t((bits >> 16) | 0x40) : uint16_t(rounded);
 }
-inline void narrow(float value, Half* out) { *out = Half(value); }
-inline void narrow(float value, float* out) { *out = value; }
-inline void narrow(double value, double* out) { *out = value; }
+inline void from_acc(float value, Half* out) { *out = Half(value); }
+inline void from_acc(float value, float* out) { *out = value; }
+inline void from_acc(double value, double* out) { *out = value; }
 
 template <class A>
 inline Vector<A> load(const A* p) {
@@ -91,23 +91,23 @@ inline Vector<A> splat(A value) {
 
 // kLanes<A> elements of a storage type, widened.
 template <class T>
-inline Vector<Accumulator<T>> load_wide(const T* p) {
+inline Vector<Accumulator<T>> load_acc(const T* p) {
   using A = Accumulator<T>;
   if constexpr (sizeof(T) == sizeof(A)) {
     return load(reinterpret_cast<const A*>(p));
   } else {
     A lanes[kLanes<A>];
-    for (int i = 0; i < kLanes<A>; ++i) lanes[i] = widen(p[i]);
+    for (int i = 0; i < kLanes<A>; ++i) lanes[i] = to_acc(p[i]);
     return load(lanes);
   }
 }
 template <class T>
-inline void store_narrow(T* p, Vector<Accumulator<T>> v) {
+inline void store_acc(T* p, Vector<Accumulator<T>> v) {
   using A = Accumulator<T>;
   if constexpr (sizeof(T) == sizeof(A)) {
     store(reinterpret_cast<A*>(p), v);
   } else {
-    for (int i = 0; i < kLanes<A>; ++i) narrow(v[i], p + i);
+    for (int i = 0; i < kLanes<A>; ++i) from_acc(v[i], p + i);
   }
 }
 // A sum in a fixed order: the upper half onto the lower, again and again.

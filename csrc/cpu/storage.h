@@ -29,10 +29,10 @@ inline void read_row(const T* from, int64_t n, Accumulator<T>* to) {
   using A = Accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
   if (n >= lanes) {
-    for (int64_t j = 0; j + lanes <= n; j += lanes) store(to + j, load_wide(from + j));
-    if (n % lanes) store(to + n - lanes, load_wide(from + n - lanes));
+    for (int64_t j = 0; j + lanes <= n; j += lanes) store(to + j, load_acc(from + j));
+    if (n % lanes) store(to + n - lanes, load_acc(from + n - lanes));
   } else {
-    for (int64_t j = 0; j < n; ++j) to[j] = widen(from[j]);
+    for (int64_t j = 0; j < n; ++j) to[j] = to_acc(from[j]);
   }
 }
 template <class T>
@@ -40,10 +40,10 @@ inline void write_row(const Accumulator<T>* from, int64_t n, T* to) {
   using A = Accumulator<T>;
   constexpr int64_t lanes = kLanes<A>;
   if (n >= lanes) {
-    for (int64_t j = 0; j + lanes <= n; j += lanes) store_narrow(to + j, load(from + j));
-    if (n % lanes) store_narrow(to + n - lanes, load(from + n - lanes));
+    for (int64_t j = 0; j + lanes <= n; j += lanes) store_acc(to + j, load(from + j));
+    if (n % lanes) store_acc(to + n - lanes, load(from + n - lanes));
   } else {
-    for (int64_t j = 0; j < n; ++j) narrow(from[j], to + j);
+    for (int64_t j = 0; j < n; ++j) from_acc(from[j], to + j);
   }
 }
 
@@ -71,7 +71,7 @@ void read_block(const void* from, int64_t rows, int64_t row_stride, int64_t cols
     else if (std::is_same_v<T, float> && col_stride == 2)  // the taps of a phase, scale 2
       read_alternate(reinterpret_cast<const float*>(source), cols, reinterpret_cast<float*>(to));
     else
-      for (int64_t j = 0; j < cols; ++j) to[j] = widen(source[j * col_stride]);
+      for (int64_t j = 0; j < cols; ++j) to[j] = to_acc(source[j * col_stride]);
 }
 template <class T>
 void read_vectors(const void* from, int64_t rows, int64_t row_stride, int64_t vectors, Accumulator<T>* to,
@@ -79,7 +79,7 @@ void read_vectors(const void* from, int64_t rows, int64_t row_stride, int64_t ve
   constexpr int64_t lanes = kLanes<Accumulator<T>>;
   auto source = static_cast<const T*>(from);
   for (int64_t v = 0; v < vectors; ++v, source += lanes, to += line)
-    for (int64_t i = 0; i < rows; ++i) store(to + i * lanes, load_wide(source + i * row_stride));
+    for (int64_t i = 0; i < rows; ++i) store(to + i * lanes, load_acc(source + i * row_stride));
 }
 template <class T>
 void write_block(const Accumulator<T>* from, int64_t pitch, int64_t rows, int64_t cols, void* to, int64_t row_stride,
@@ -89,7 +89,7 @@ void write_block(const Accumulator<T>* from, int64_t pitch, int64_t rows, int64_
     if (col_stride == 1)
       write_row(from, cols, target);
     else
-      for (int64_t j = 0; j < cols; ++j) narrow(from[j], target + j * col_stride);
+      for (int64_t j = 0; j < cols; ++j) from_acc(from[j], target + j * col_stride);
 }
 
 template <class T>

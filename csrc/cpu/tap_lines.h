@@ -15,8 +15,12 @@ template <class A>
 class TapLines {
  public:
   static constexpr int64_t lanes = kLanes<A>;
-  TapLines(const Problem& p, const Operands& o, const Access<A>& io, const Held& holds)
-      : p(p), o(o), io(io), holds(one_by_one() ? Held{1, 1} : holds), held(p.taps() * this->holds.rows, -1),
+  TapLines(const Filter2dParams& p, const Operands& o, const Access<A>& io, const RowRing& ring)
+      : p(p),
+        o(o),
+        io(io),
+        ring(one_by_one() ? RowRing{1, 1} : ring),
+        held(p.taps() * this->ring.rows, -1),
         across(p.taps()) {}
 
   // wanted: columns of windows.
@@ -24,14 +28,14 @@ class TapLines {
     sample = b, columns = wanted;
     std::fill(held.begin(), held.end(), -1);
     pitch = round_up(columns.inside(), lanes);
-    if (p.has_spatial() && !in_place()) lines.resize(holds.rows * p.taps() * tap_step());
+    if (p.has_spatial() && !in_place()) lines.resize(ring.rows * p.taps() * tap_step());
   }
   // Tap k of row y, at its phase v: its first column that exists, for the first group. Null: not there.
   const A* line(int64_t y, int64_t k, int64_t v) {
     if (!p.has_spatial() || y < 0 || y >= p.rows * p.scale) return nullptr;
     if (in_place())
       return static_cast<const A*>(o.spatial) + sample * p.ss[0] + k * p.ss[2] + y * p.ss[3] + first() * p.ss[4];
-    const int64_t slot = holds.slot(y);
+    const int64_t slot = ring.slot(y);
     if (held[slot * p.taps() + k] != y) one_by_one() ? fill(y, k, 1) : fill(y, 0, p.taps());
     return lines.data() + (slot * p.taps() + k) * tap_step() + v * pitch;
   }
@@ -54,13 +58,13 @@ class TapLines {
       }
   }
   // All taps of a tile, of `count` groups, to be read later; if those of a row lie side by side.
-  void fetch(Ahead& ahead, int64_t b, int64_t group, int64_t count, const Tile& t) const {
+  void fetch(Prefetcher& prefetcher, int64_t b, int64_t group, int64_t count, const Tile& t) const {
     if (p.ss[4] != 1) return;
     for (int64_t y = t.row * p.scale; y < (t.row + t.rows) * p.scale; ++y)
       for (int64_t g = group; g < group + count; ++g)
         for (int64_t k = 0; k < p.taps(); ++k) {
           const int64_t from = b * p.ss[0] + g * p.ss[1] + k * p.ss[2] + y * p.ss[3] + t.col * p.scale;
-          ahead.add(at(o.spatial, from * io.bytes), t.cols * p.scale * io.bytes);
+          prefetcher.add(at(o.spatial, from * io.bytes), t.cols * p.scale * io.bytes);
         }
   }
   // Raw taps of row y, count of them from k on: (taps, groups, phases, to_pitch).
@@ -76,10 +80,10 @@ class TapLines {
   }
 
  private:
-  const Problem& p;
+  const Filter2dParams& p;
   const Operands& o;
   const Access<A>& io;
-  const Held holds;  // of every tap
+  const RowRing ring;  // of every tap
   int64_t sample = 0, pitch = 0;
   Columns columns{};
   std::vector<int64_t> held;
@@ -108,7 +112,7 @@ class TapLines {
   int64_t line_step() const { return p.scale * pitch; }
   int64_t tap_step() const { return p.groups * line_step(); }
   void fill(int64_t y, int64_t k, int64_t count) {
-    const int64_t slot = holds.slot(y) * p.taps();
+    const int64_t slot = ring.slot(y) * p.taps();
     A* target = lines.data() + (slot + k) * tap_step();
     load_row(y, k, count, target, pitch);
     std::fill_n(held.begin() + slot + k, count, y);

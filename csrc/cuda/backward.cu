@@ -2,11 +2,11 @@
 
 namespace dynfilters::cuda {
 
-void backward(const Problem& p, Storage storage, const Operands& o, void* stream) {
+void backward(const Filter2dParams& p, Storage storage, const Operands& o, void* stream) {
   backward_on(p, storage, o, static_cast<Stream>(stream));
 }
 
-size_t backward_workspace(const Problem& p, Storage storage, const Operands& o) {
+size_t backward_workspace(const Filter2dParams& p, Storage storage, const Operands& o) {
   return backward_needed(p, storage, o);
 }
 

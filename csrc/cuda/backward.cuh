@@ -11,55 +11,56 @@ namespace dynfilters::cuda {
 
 // One pass gives all gradients where each tap of x belongs to one output.
 template <class T>
-Path backward_path(const Problem& p, const Operands& o) {
-  if (sizeof(T) > 4 || !has_fixed_kernel(p) || p.stride > 1 || p.scale > 1 || !is_small(p)) return Path::kGeneric;
-  if (can_stage_backward<T>(p, o)) return Path::kStaged;
-  return can_backward_pixels<T>(p, o) ? Path::kPixels : Path::kDirect;
+Algorithm backward_algorithm(const Filter2dParams& p, const Operands& o) {
+  if (sizeof(T) > 4 || !has_fixed_kernel(p) || p.stride > 1 || p.scale > 1 || !is_small(p)) return Algorithm::kGeneric;
+  if (can_stage_backward<T>(p, o)) return Algorithm::kStaged;
+  return can_backward_pixels<T>(p, o) ? Algorithm::kPixels : Algorithm::kDirect;
 }
 
-inline Parts parts_of(Path path, const Problem& p) {
-  if (path == Path::kGeneric) return {1, 1};
-  if (path == Path::kPixels) return {1, pixels_backward_work(p).tiles};
-  const Work work = path == Path::kStaged ? staged_backward_work(p) : direct_backward_work(p);
+inline Parts parts_of(Algorithm algorithm, const Filter2dParams& p) {
+  if (algorithm == Algorithm::kGeneric) return {1, 1};
+  if (algorithm == Algorithm::kPixels) return {1, pixels_backward_work(p).tiles};
+  const Work work = algorithm == Algorithm::kStaged ? staged_backward_work(p) : direct_backward_work(p);
   return {work.splits, work.tiles};
 }
 
 // All but the generic kernels hold the channel taps of a filter, but their gradients are found later.
-inline NeededStatistics backward_statistics(Path path, const Operands& o) {
+inline NeededStatistics backward_statistics(Algorithm algorithm, const Operands& o) {
   return {needs_statistics(o.spatial_activation),
-          (path == Path::kGeneric || o.grad_channel || o.grad_std) && needs_statistics(o.channel_activation)};
+          (algorithm == Algorithm::kGeneric || o.grad_channel || o.grad_std) && needs_statistics(o.channel_activation)};
 }
 
 template <class T, class Op>
-void backward_for(Path path, const Problem& p, const Operands& o, Stream stream) {
+void backward_for(Algorithm algorithm, const Filter2dParams& p, const Operands& o, Stream stream) {
   if constexpr (sizeof(T) <= 4) {
-    if (path == Path::kStaged) return backward_staged<T, Op>(p, o, stream);
-    if (path == Path::kPixels) return backward_pixels<T, Op>(p, o, stream);
+    if (algorithm == Algorithm::kStaged) return backward_staged<T, Op>(p, o, stream);
+    if (algorithm == Algorithm::kPixels) return backward_pixels<T, Op>(p, o, stream);
   }
   backward_generic<T, Op>(p, o, stream);
 }
 
-inline void backward_on(const Problem& p, Storage storage, const Operands& operands, Stream stream) {
+inline void backward_on(const Filter2dParams& p, Storage storage, const Operands& operands, Stream stream) {
   if (!p.batch) return finish_taps(p, storage, operands, {1, 1}, stream);  // channel_std has no batch
   with_storage(storage, [&](auto type) {
     using T = typename decltype(type)::type;
-    const Path path = backward_path<T>(p, operands);
-    const Operands o = prepare_taps(p, storage, operands, backward_statistics(path, operands), stream);
-    if (path == Path::kDirect)
+    const Algorithm algorithm = backward_algorithm<T>(p, operands);
+    const Operands o = prepare_taps(p, storage, operands, backward_statistics(algorithm, operands), stream);
+    if (algorithm == Algorithm::kDirect)
       backward_direct_on(p, storage, o, stream);
     else
-      with_combine(p.combine, [&](auto op) { backward_for<T, decltype(op)>(path, p, o, stream); });
-    finish_taps(p, storage, o, parts_of(path, p), stream);
+      with_combine(p.combine, [&](auto op) { backward_for<T, decltype(op)>(algorithm, p, o, stream); });
+    finish_taps(p, storage, o, parts_of(algorithm, p), stream);
   });
 }
 
-inline size_t backward_needed(const Problem& p, Storage storage, const Operands& o) {
+inline size_t backward_needed(const Filter2dParams& p, Storage storage, const Operands& o) {
   size_t elements = 0;
   if (!p.batch) return elements;
   with_storage(storage, [&](auto type) {
     using T = typename decltype(type)::type;
-    const Path path = backward_path<T>(p, o);
-    elements = statistics_elements(p, backward_statistics(path, o)) + partial_elements<T>(p, o, parts_of(path, p));
+    const Algorithm algorithm = backward_algorithm<T>(p, o);
+    elements =
+        statistics_elements(p, backward_statistics(algorithm, o)) + partial_elements<T>(p, o, parts_of(algorithm, p));
   });
   return elements;
 }

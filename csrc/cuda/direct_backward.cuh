@@ -17,7 +17,8 @@ __host__ __device__ constexpr int direct_backward_threads(int kernel) { return k
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(direct_backward_threads(K), 1)
-    direct_backward(Problem p, Work work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x, TapTargets<T> to) {
+    direct_backward(Filter2dParams p, Work work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x,
+                    TapTargets<T> to) {
   constexpr int taps = K * K;
   const Block block(work, p);
   const int warps = work.lanes / 32 * work.slices;  // two rounds of their sums, then the taps
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
       if constexpr (Op::kSpatial) ds[k] += Op::d_spatial(centre * g, four[k % 4]);
       if constexpr (Op::kChannel) dc[k] = Op::d_channel(centre * g, sk);
     }
-    if (grad_x && here) *grad_x = narrow<T>(total);
+    if (grad_x && here) *grad_x = from_acc<T>(total);
     if (Op::kChannel && to.channel.is_wanted()) {
       float* round_sums = sums + round % 2 * warps * taps;
       store_warp_sums<taps>(dc, round_sums + int(threadIdx.x) / 32 * taps);
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(direct_backward_threads(K), 1)
 }
 
 // Channels that a block's slices take in turns, and threads enough for the device.
-inline Work direct_backward_work(const Problem& p) {
+inline Work direct_backward_work(const Filter2dParams& p) {
   Work work{};
   const int64_t positions = p.height * p.width;
   const int most = direct_backward_threads(int(p.kh));
@@ -112,7 +113,7 @@ inline Work direct_backward_work(const Problem& p) {
 }
 
 template <class T, class Op, int K>
-void backward_direct(const Problem& p, const Operands& operands, Stream stream) {
+void backward_direct(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Work work = direct_backward_work(p);
   const TapTargets<T> to = tap_targets<T>(p, operands, {work.splits, work.tiles});

@@ -15,7 +15,7 @@ constexpr int kDirectThreads = 256;
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
-    direct_forward(Problem p, Work work, const T* x, RawTaps<T> raw, T* y) {
+    direct_forward(Filter2dParams p, Work work, const T* x, RawTaps<T> raw, T* y) {
   constexpr int taps = K * K;
   const Block block(work, p);
   float* channel_taps = shared_memory<float>();
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
   const int slice = int(threadIdx.x) / work.lanes, lane = int(threadIdx.x) % work.lanes;
   int oy, ox;
   if (!work.locate(block.tile, lane, height, width, oy, ox) || slice >= work.slices) return;
-  const int phase = p.phases > 1 ? oy % scale * scale + ox % scale : 0;
+  const int phase = p.channel_phases > 1 ? oy % scale * scale + ox % scale : 0;
   const int step = int(p.dilation), stride = int(p.stride);
   const int top = oy / scale * stride - step * (K / 2), left = ox / scale * stride - step * (K / 2);
   const int column_step = int(p.xs[3]) * step, row_step = int(p.xs[2]) * step - (K - 1) * column_step;
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
   }
   x += block.b * p.xs[0] + (block.first + slice) * p.xs[1] + top * p.xs[2] + left * p.xs[3];
   y += block.b * p.ys[0] + (block.first + slice) * p.ys[1] + oy * p.ys[2] + ox * p.ys[3];
-  channel_taps += (slice * int(p.phases) + phase) * padded(taps);
+  channel_taps += (slice * int(p.channel_phases) + phase) * padded(taps);
 #pragma unroll(K == 3 ? 2 : 1)
   for (int c = slice; c < block.channels; c += work.slices) {
     float total = 0, four[4] = {};
@@ -59,13 +59,13 @@ __global__ void __launch_bounds__(kDirectThreads, K == 3 ? 4 : 2)
       under += k % K < K - 1 ? column_step : row_step;
       total += Op::tap(Op::kSpatial ? s[k] : 0.f, four[k % 4]) * value;
     }
-    *y = narrow<T>(total);
+    *y = from_acc<T>(total);
     x += work.slices * p.xs[1], y += work.slices * p.ys[1];
-    channel_taps += work.slices * int(p.phases) * padded(taps);
+    channel_taps += work.slices * int(p.channel_phases) * padded(taps);
   }
 }
 
-inline Work direct_forward_work(const Problem& p) {
+inline Work direct_forward_work(const Filter2dParams& p) {
   Work work{};
   const int64_t positions = p.rows * p.cols * p.scale * p.scale;
   work.tiles = ceil_div(positions, kDirectThreads);
@@ -76,10 +76,10 @@ inline Work direct_forward_work(const Problem& p) {
 }
 
 template <class T, class Op, int K>
-void forward_direct(const Problem& p, const Operands& operands, Stream stream) {
+void forward_direct(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Work work = direct_forward_work(p);
-  const size_t shared = Op::kChannel ? size_t(work.range) * p.phases * padded(K * K) * sizeof(float) : 0;
+  const size_t shared = Op::kChannel ? size_t(work.range) * p.channel_phases * padded(K * K) * sizeof(float) : 0;
   launch(direct_forward<T, Op, K>, dim3(unsigned(work.blocks(p))), dim3(work.threads()), shared, stream, p, work, o.x,
          o.raw, o.y);
 }

@@ -40,7 +40,7 @@ __device__ __forceinline__ void apply_layer(const T* weight, const T* bias, cons
 }
 
 template <class T, int kSamples>
-__global__ void __launch_bounds__(kGenerateThreads) excite(Generate p, int tiles, int parts, Layers<T> o) {
+__global__ void __launch_bounds__(kGenerateThreads) excite(GenerateParams p, int tiles, int parts, Layers<T> o) {
   using A = Accumulator<T>;
   A* mean = shared_memory<A>();               // [sample][channel]
   A* hidden = mean + kSamples * p.channels;  // [sample][unit]
@@ -48,15 +48,15 @@ __global__ void __launch_bounds__(kGenerateThreads) excite(Generate p, int tiles
   for (int64_t i = threadIdx.x; i < kSamples * p.channels; i += kGenerateThreads) {
     const int64_t b = first + i / p.channels, c = i % p.channels;
     const bool inside = b < p.batch;
-    const T value = inside ? finished_mean<T>(p, tiles, o.partial, b, c) : narrow<T>(A(0));
-    mean[i] = widen(value);
+    const T value = inside ? finished_mean<T>(p, tiles, o.partial, b, c) : from_acc<T>(A(0));
+    mean[i] = to_acc(value);
     if (inside && part == 0) o.mean[b * p.channels + c] = value;
   }
   sync_block();
   apply_layer<kSamples>(o.squeeze_weight, o.squeeze_bias, mean, p.channels, 0, p.squeezed,
                         [&](int sample, int64_t unit, A sum) {
-                          const T value = narrow<T>(sum < 0 ? A(0) : sum);  // NaN stays
-                          hidden[sample * p.squeezed + unit] = widen(value);
+                          const T value = from_acc<T>(sum < 0 ? A(0) : sum);  // NaN stays
+                          hidden[sample * p.squeezed + unit] = to_acc(value);
                           const int64_t b = first + sample;
                           if (b < p.batch && part == 0) o.hidden[b * p.squeezed + unit] = value;
                         });
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kGenerateThreads) excite(Generate p, int tiles
   apply_layer<kSamples>(o.expand_weight, o.expand_bias, hidden, p.squeezed, begin, end,
                         [&](int sample, int64_t tap, A sum) {
                           const int64_t b = first + sample;
-                          if (b < p.batch) o.taps[b * p.expanded + tap] = narrow<T>(sum);
+                          if (b < p.batch) o.taps[b * p.expanded + tap] = from_acc<T>(sum);
                         });
 }
 

@@ -11,29 +11,29 @@
 namespace dynfilters::cuda {
 
 template <class T>
-Path forward_path(const Problem& p, const Operands& o) {
-  if (sizeof(T) > 4 || !is_small(p)) return Path::kGeneric;
-  if (can_stage_forward<T>(p, o)) return Path::kStaged;
-  if (!has_fixed_kernel(p)) return Path::kGeneric;
-  return can_forward_pixels<T>(p, o) ? Path::kPixels : Path::kDirect;
+Algorithm forward_algorithm(const Filter2dParams& p, const Operands& o) {
+  if (sizeof(T) > 4 || !is_small(p)) return Algorithm::kGeneric;
+  if (can_stage_forward<T>(p, o)) return Algorithm::kStaged;
+  if (!has_fixed_kernel(p)) return Algorithm::kGeneric;
+  return can_forward_pixels<T>(p, o) ? Algorithm::kPixels : Algorithm::kDirect;
 }
 
 // Direct and staged kernels hold all taps of a filter.
-inline NeededStatistics forward_statistics(Path path, const Operands& o) {
-  const bool generic = path == Path::kGeneric;
-  return {(generic || path == Path::kPixels) && needs_statistics(o.spatial_activation),
+inline NeededStatistics forward_statistics(Algorithm algorithm, const Operands& o) {
+  const bool generic = algorithm == Algorithm::kGeneric;
+  return {(generic || algorithm == Algorithm::kPixels) && needs_statistics(o.spatial_activation),
           generic && needs_statistics(o.channel_activation)};
 }
 
 template <class T, class Op>
-void forward_for(Path path, const Problem& p, const Operands& o, Stream stream) {
+void forward_for(Algorithm algorithm, const Filter2dParams& p, const Operands& o, Stream stream) {
   if constexpr (sizeof(T) <= 4) {
-    if (path == Path::kStaged) return forward_staged<T, Op>(p, o, stream);
-    if (path != Path::kGeneric)
+    if (algorithm == Algorithm::kStaged) return forward_staged<T, Op>(p, o, stream);
+    if (algorithm != Algorithm::kGeneric)
       return with_kernel(p, [&](auto kernel) {
         constexpr int k = decltype(kernel)::kw;
         if constexpr (k) {
-          if (path == Path::kPixels) return forward_pixels<T, Op, k>(p, o, stream);
+          if (algorithm == Algorithm::kPixels) return forward_pixels<T, Op, k>(p, o, stream);
           forward_direct<T, Op, k>(p, o, stream);
         }
       });
@@ -41,22 +41,22 @@ void forward_for(Path path, const Problem& p, const Operands& o, Stream stream) 
   forward_generic<T, Op>(p, o, stream);
 }
 
-inline void forward_on(const Problem& p, Storage storage, const Operands& operands, Stream stream) {
+inline void forward_on(const Filter2dParams& p, Storage storage, const Operands& operands, Stream stream) {
   if (!p.batch) return;
   with_storage(storage, [&](auto type) {
     using T = typename decltype(type)::type;
-    const Path path = forward_path<T>(p, operands);
-    const Operands o = prepare_taps(p, storage, operands, forward_statistics(path, operands), stream);
-    with_combine(p.combine, [&](auto op) { forward_for<T, decltype(op)>(path, p, o, stream); });
+    const Algorithm algorithm = forward_algorithm<T>(p, operands);
+    const Operands o = prepare_taps(p, storage, operands, forward_statistics(algorithm, operands), stream);
+    with_combine(p.combine, [&](auto op) { forward_for<T, decltype(op)>(algorithm, p, o, stream); });
   });
 }
 
-inline size_t forward_needed(const Problem& p, Storage storage, const Operands& o) {
+inline size_t forward_needed(const Filter2dParams& p, Storage storage, const Operands& o) {
   size_t elements = 0;
   if (!p.batch) return elements;
   with_storage(storage, [&](auto type) {
-    const Path path = forward_path<typename decltype(type)::type>(p, o);
-    elements = statistics_elements(p, forward_statistics(path, o));
+    const Algorithm algorithm = forward_algorithm<typename decltype(type)::type>(p, o);
+    elements = statistics_elements(p, forward_statistics(algorithm, o));
   });
   return elements;
 }

@@ -7,12 +7,12 @@ namespace {
 
 constexpr size_t kSharedSamples = 48 * 1024, kSharedMost = 96 * 1024;  // any device since sm_80 has the latter
 
-size_t shared_bytes(const Generate& p, Storage storage, int samples) {
+size_t shared_bytes(const GenerateParams& p, Storage storage, int samples) {
   return size_t(p.channels + p.squeezed) * samples * (storage == Storage::kFloat64 ? 8 : 4);
 }
 
 template <class T>
-void project(const Generate& p, const Tiling& tiling, const GenerateOperands& o, Stream stream) {
+void project(const GenerateParams& p, const Tiling& tiling, const GenerateOperands& o, Stream stream) {
   const auto kernel = p.pixels ? pool_project_kernel<T, true> : pool_project_kernel<T, false>;
   launch(kernel, dim3(unsigned(p.batch * tiling.tiles * tiling.groups)), dim3(kGenerateThreads),
          kPoolWords * sizeof(Accumulator<T>), stream, p, tiling, static_cast<const T*>(o.x),
@@ -21,7 +21,7 @@ void project(const Generate& p, const Tiling& tiling, const GenerateOperands& o,
 }
 
 template <class T, int kSamples>
-void launch_excite(const Generate& p, int tiles, Storage storage, const GenerateOperands& o, Stream stream) {
+void launch_excite(const GenerateParams& p, int tiles, Storage storage, const GenerateOperands& o, Stream stream) {
   const Layers<T> layers{static_cast<const T*>(o.squeeze_weight), static_cast<const T*>(o.squeeze_bias),
                          static_cast<const T*>(o.expand_weight),  static_cast<const T*>(o.expand_bias),
                          static_cast<Accumulator<T>*>(o.partial), static_cast<T*>(o.mean),
@@ -33,11 +33,11 @@ void launch_excite(const Generate& p, int tiles, Storage storage, const Generate
 
 }  // namespace
 
-size_t partial_sums(const Generate& p) { return size_t(p.batch * Tiling(p).tiles * p.channels); }
+size_t partial_sums(const GenerateParams& p) { return size_t(p.batch * Tiling(p).tiles * p.channels); }
 
-bool fits_generate(const Generate& p, Storage storage) { return shared_bytes(p, storage, 1) <= kSharedMost; }
+bool fits_generate(const GenerateParams& p, Storage storage) { return shared_bytes(p, storage, 1) <= kSharedMost; }
 
-void pool_project(const Generate& p, Storage storage, const GenerateOperands& o, void* stream) {
+void pool_project(const GenerateParams& p, Storage storage, const GenerateOperands& o, void* stream) {
   if (!p.batch) return;
   const Tiling tiling(p);
   with_storage(storage, [&](auto type) {
@@ -49,7 +49,7 @@ void pool_project(const Generate& p, Storage storage, const GenerateOperands& o,
   });
 }
 
-void ddf_generate(const Generate& p, Storage storage, const GenerateOperands& o, void* stream) {
+void ddf_generate(const GenerateParams& p, Storage storage, const GenerateOperands& o, void* stream) {
   if (!p.batch) return;
   const Tiling tiling(p);
   with_storage(storage, [&](auto type) {

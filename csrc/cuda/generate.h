@@ -8,14 +8,14 @@
 
 namespace dynfilters::cuda {
 
-struct Generate {
+struct GenerateParams {
   int64_t batch, channels, positions;  // x: (batch, channels, positions)
   int64_t outputs;                     // logits: (batch, outputs, positions)
   int64_t squeezed, expanded;          // hidden: (batch, squeezed), taps: (batch, expanded)
   int64_t pixels;                      // 1: x and logits lie as (batch, positions, channels or outputs)
 };
 
-// All dense: x and logits as Generate::pixels says, the others contiguous. Any bias may be null.
+// All dense: x and logits as GenerateParams::pixels says, the others contiguous. Any bias may be null.
 struct GenerateOperands {
   const void *x, *weight, *bias;
   const void *squeeze_weight, *squeeze_bias, *expand_weight, *expand_bias;
@@ -23,11 +23,11 @@ struct GenerateOperands {
   void* partial;  // partial_sums(…) of the accumulation type
 };
 
-void pool_project(const Generate& p, Storage storage, const GenerateOperands& o, void* stream);
-void ddf_generate(const Generate& p, Storage storage, const GenerateOperands& o, void* stream);
+void pool_project(const GenerateParams& p, Storage storage, const GenerateOperands& o, void* stream);
+void ddf_generate(const GenerateParams& p, Storage storage, const GenerateOperands& o, void* stream);
 
-size_t partial_sums(const Generate& p);
+size_t partial_sums(const GenerateParams& p);
 // Whether shared memory holds a sample's mean and hidden units.
-bool fits_generate(const Generate& p, Storage storage);
+bool fits_generate(const GenerateParams& p, Storage storage);
 
 }  // namespace dynfilters::cuda

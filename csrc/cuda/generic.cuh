@@ -17,9 +17,9 @@ namespace dynfilters::cuda {
 constexpr int kReduceThreads = 128;
 
 // Element i of a 4-d array, counted in rows of pixels or, as channels_last memory lies, in pixels.
-struct Place {
+struct Element {
   int64_t b, c, y, x;
-  __device__ __forceinline__ Place(int64_t i, int64_t channels, int64_t height, int64_t width, bool channels_last) {
+  __device__ __forceinline__ Element(int64_t i, int64_t channels, int64_t height, int64_t width, bool channels_last) {
     if (channels_last) c = i % channels, i /= channels;
     x = i % width, i /= width;
     y = i % height, i /= height;
@@ -35,7 +35,7 @@ struct Place {
 template <class T, class Op>
 struct Elements {
   using A = Accumulator<T>;
-  const Problem& p;
+  const Filter2dParams& p;
   const RawTaps<T>& raw;
   const T *x, *grad;
 
@@ -46,9 +46,9 @@ struct Elements {
   }
   __device__ __forceinline__ A channel_tap(int64_t b, int64_t c, int64_t k, int64_t oy, int64_t ox) const {
     if constexpr (!Op::kChannel) return A(0);
-    const int64_t phase = p.phases > 1 ? oy % p.scale * p.scale + ox % p.scale : 0;
+    const int64_t phase = p.channel_phases > 1 ? oy % p.scale * p.scale + ox % p.scale : 0;
     const A tap = read(raw.channel + b * p.cs[0] + c * p.cs[1] + k * p.cs[2] + phase * p.cs[3]);
-    return raw.of_channel.finish_at(tap, (b * p.channels + c) * p.phases + phase) *
+    return raw.of_channel.finish_at(tap, (b * p.channels + c) * p.channel_phases + phase) *
            raw.std_at(c, k, int(p.kh * p.kw), phase);
   }
   __device__ __forceinline__ A tap(int64_t b, int64_t c, int64_t k, int64_t oy, int64_t ox) const {
@@ -67,32 +67,32 @@ struct Elements {
 };
 
 template <class T, class Op>
-__global__ void __launch_bounds__(kGenericThreads)
-    generic_forward(Problem p, const T* x, RawTaps<T> raw, T* y) {
+__global__ void __launch_bounds__(kGenericThreads) generic_forward(Filter2dParams p, const T* x, RawTaps<T> raw, T* y) {
   const Elements<T, Op> in{p, raw, x, nullptr};
   const int64_t height = p.rows * p.scale, width = p.cols * p.scale;
   for (int64_t i = first_element(); i < p.batch * p.channels * height * width; i += element_step()) {
-    const Place at(i, p.channels, height, width, p.ys[1] == 1);
+    const Element at(i, p.channels, height, width, p.ys[1] == 1);
     Accumulator<T> total = 0;
     for (int64_t ky = 0; ky < p.kh; ++ky)
       for (int64_t kx = 0; kx < p.kw; ++kx)
         total += in.tap(at.b, at.c, ky * p.kw + kx, at.y, at.x) * in.under(at.b, at.c, ky, kx, at.y, at.x);
-    y[at.offset(p.ys)] = narrow<T>(total);
+    y[at.offset(p.ys)] = from_acc<T>(total);
   }
 }
 
 // Along one axis: the window whose tap k lies on pixel i, or -1.
-__device__ __forceinline__ int64_t window_of(int64_t i, int64_t k, int64_t kernel, int64_t windows, const Problem& p) {
+__device__ __forceinline__ int64_t window_of(int64_t i, int64_t k, int64_t kernel, int64_t windows,
+                                             const Filter2dParams& p) {
   const int64_t start = i - p.dilation * (k - kernel / 2), window = start / p.stride;
   return start < 0 || start % p.stride || window >= windows ? -1 : window;
 }
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kGenericThreads)
-    generic_grad_x(Problem p, RawTaps<T> raw, const T* grad, T* grad_x) {
+    generic_grad_x(Filter2dParams p, RawTaps<T> raw, const T* grad, T* grad_x) {
   const Elements<T, Op> in{p, raw, nullptr, grad};
   for (int64_t i = first_element(); i < p.batch * p.channels * p.height * p.width; i += element_step()) {
-    const Place at(i, p.channels, p.height, p.width, p.gs[1] == 1);
+    const Element at(i, p.channels, p.height, p.width, p.gs[1] == 1);
     Accumulator<T> total = 0;
     for (int64_t k = 0; k < p.kh * p.kw; ++k) {
       const int64_t wy = window_of(at.y, k / p.kw, p.kh, p.rows, p), wx = window_of(at.x, k % p.kw, p.kw, p.cols, p);
@@ -101,18 +101,18 @@ __global__ void __launch_bounds__(kGenericThreads)
         for (int64_t ox = wx * p.scale; ox < (wx + 1) * p.scale; ++ox)
           total += in.tap(at.b, at.c, k, oy, ox) * in.gradient(at.b, at.c, oy, ox);
     }
-    grad_x[at.offset(p.gs)] = narrow<T>(total);
+    grad_x[at.offset(p.gs)] = from_acc<T>(total);
   }
 }
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kGenericThreads)
-    generic_grad_spatial(Problem p, const T* x, RawTaps<T> raw, const T* grad, Target<T> to) {
+    generic_grad_spatial(Filter2dParams p, const T* x, RawTaps<T> raw, const T* grad, Target<T> to) {
   const Elements<T, Op> in{p, raw, x, grad};
   const int64_t height = p.rows * p.scale, width = p.cols * p.scale, taps = p.kh * p.kw;
   const int64_t group_channels = p.channels / p.groups;
   for (int64_t i = first_element(); i < p.batch * p.groups * taps * height * width; i += element_step()) {
-    const Place at(i, p.groups * taps, height, width, false);
+    const Element at(i, p.groups * taps, height, width, false);
     const int64_t g = at.c / taps, k = at.c % taps;
     Accumulator<T> total = 0;
     for (int64_t c = g * group_channels; c < (g + 1) * group_channels; ++c) {
@@ -138,14 +138,15 @@ __device__ __forceinline__ A block_sum(A value, A* warps) {
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kReduceThreads)
-    generic_grad_channel(Problem p, const T* x, RawTaps<T> raw, const T* grad, Target<T> to) {
+    generic_grad_channel(Filter2dParams p, const T* x, RawTaps<T> raw, const T* grad, Target<T> to) {
   using A = Accumulator<T>;
   const Elements<T, Op> in{p, raw, x, grad};
-  const int64_t taps = p.kh * p.kw, side = p.phases > 1 ? p.scale : 1;  // phases along an axis
+  const int64_t taps = p.kh * p.kw, side = p.channel_phases > 1 ? p.scale : 1;  // phases along an axis
   const int64_t height = p.rows * p.scale / side, width = p.cols * p.scale / side;
-  for (int64_t i = blockIdx.x; i < p.batch * p.channels * taps * p.phases; i += gridDim.x) {
-    const int64_t phase = i % p.phases, k = i / p.phases % taps, c = i / p.phases / taps % p.channels;
-    const int64_t b = i / p.phases / taps / p.channels, g = c / (p.channels / p.groups);
+  for (int64_t i = blockIdx.x; i < p.batch * p.channels * taps * p.channel_phases; i += gridDim.x) {
+    const int64_t phase = i % p.channel_phases, k = i / p.channel_phases % taps,
+                  c = i / p.channel_phases / taps % p.channels;
+    const int64_t b = i / p.channel_phases / taps / p.channels, g = c / (p.channels / p.groups);
     A total = 0;
     for (int64_t j = threadIdx.x; j < height * width; j += blockDim.x) {
       const int64_t oy = j / width * side + phase / side, ox = j % width * side + phase % side;

@@ -6,7 +6,7 @@
 namespace dynfilters::cuda {
 
 template <class T, class Op>
-void forward_generic(const Problem& p, const Operands& operands, Stream stream) {
+void forward_generic(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const int64_t outputs = p.batch * p.channels * p.rows * p.cols * p.scale * p.scale;
   launch(generic_forward<T, Op>, grid_of(blocks_for(outputs)), dim3(kGenericThreads), 0, stream, p, o.x, o.raw,
@@ -14,7 +14,7 @@ void forward_generic(const Problem& p, const Operands& operands, Stream stream) 
 }
 
 template <class T, class Op>
-void backward_generic(const Problem& p, const Operands& operands, Stream stream) {
+void backward_generic(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const TapTargets<T> to = tap_targets<T>(p, operands, {1, 1});
   if (o.grad_x)

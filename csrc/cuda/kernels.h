@@ -14,9 +14,9 @@ enum class Storage : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
 // A gradient whose pointer is null is not wanted.
 struct Operands {
   const void *x, *spatial, *channel;
-  const void* grad;                   // of y, with the strides Problem::ys
+  const void* grad;                   // of y, with the strides Filter2dParams::ys
   void* y;                            // forward alone
-  void* grad_x;                       // with the strides Problem::gs
+  void* grad_x;                       // with the strides Filter2dParams::gs
   void *grad_spatial, *grad_channel;  // contiguous
   void* workspace;                    // forward_workspace(…) or backward_workspace(…), 16-byte aligned
 
@@ -32,11 +32,11 @@ struct Operands {
   bool changes_channel() const { return !channel_activation.is_identity() || channel_std; }
 };
 
-void forward(const Problem& p, Storage storage, const Operands& o, void* stream);
-void backward(const Problem& p, Storage storage, const Operands& o, void* stream);
+void forward(const Filter2dParams& p, Storage storage, const Operands& o, void* stream);
+void backward(const Filter2dParams& p, Storage storage, const Operands& o, void* stream);
 
 // Elements, of float64 for kFloat64, else of float32. Asks for all of `o` but the workspace.
-size_t forward_workspace(const Problem& p, Storage storage, const Operands& o);
-size_t backward_workspace(const Problem& p, Storage storage, const Operands& o);
+size_t forward_workspace(const Filter2dParams& p, Storage storage, const Operands& o);
+size_t backward_workspace(const Filter2dParams& p, Storage storage, const Operands& o);
 
 }  // namespace dynfilters::cuda

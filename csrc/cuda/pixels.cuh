@@ -23,7 +23,7 @@ bool has_vectors(const void* pointer, const int64_t* strides) {
 
 // The activated taps of the thread's channels, [tap][channel].
 template <int Taps, class T>
-__device__ __forceinline__ void read_vector_taps(const Problem& p, const RawTaps<T>& raw, int64_t b, int64_t c,
+__device__ __forceinline__ void read_vector_taps(const Filter2dParams& p, const RawTaps<T>& raw, int64_t b, int64_t c,
                                                  float (&to)[Taps][kVector]) {
   const T* channel = raw.channel + b * p.cs[0] + c * p.cs[1];
 #pragma unroll

@@ -16,8 +16,8 @@ namespace dynfilters::cuda {
 
 // Where the tap of x at q = (y, x) belongs, and where q as an output has a tap outside of x.
 template <class T>
-__device__ __forceinline__ void put_spatial(const Target<T>& to, const Problem& p, int64_t b, int64_t g, int k, int y,
-                                            int x, float value) {
+__device__ __forceinline__ void put_spatial(const Target<T>& to, const Filter2dParams& p, int64_t b, int64_t g, int k,
+                                            int y, int x, float value) {
   const int height = int(p.height), width = int(p.width), plane = height * width;
   const int down = int(p.dilation) * (k / 3 - 1), right = int(p.dilation) * (k % 3 - 1);
   const int64_t first = ((b * p.groups + g) * 9 + k) * plane;
@@ -29,7 +29,8 @@ __device__ __forceinline__ void put_spatial(const Target<T>& to, const Problem& 
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kPixelThreads, 1)
-    pixels_backward(Problem p, Pixels work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x, TapTargets<T> to) {
+    pixels_backward(Filter2dParams p, Pixels work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x,
+                    TapTargets<T> to) {
   constexpr int taps = 9;
   const int tile = int(blockIdx.x) % work.tiles, width = int(p.width), height = int(p.height), step = int(p.dilation);
   const int64_t b = int(blockIdx.x) / work.tiles;
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kPixelThreads, 1)
 }
 
 template <class T>
-bool can_backward_pixels(const Problem& p, const Operands& o) {
+bool can_backward_pixels(const Filter2dParams& p, const Operands& o) {
   const int64_t vectors = p.channels / kVector, group = p.group_channels() / kVector;
   const bool lanes = group % 32 == 0 || ((group == 8 || group == 16) && vectors % 8 == 0);
   return p.kh == 3 && p.kw == 3 && p.group_channels() % kVector == 0 && lanes && vectors <= kPixelThreads &&
@@ -128,7 +129,7 @@ bool can_backward_pixels(const Problem& p, const Operands& o) {
          (!o.grad_x || has_vectors<T>(o.grad_x, p.gs));
 }
 
-inline Pixels pixels_backward_work(const Problem& p) {
+inline Pixels pixels_backward_work(const Filter2dParams& p) {
   Pixels work{};
   work.vectors = int(p.channels) / kVector, work.slots = kPixelThreads / work.vectors, work.parts = 1;
   const int64_t positions = p.height * p.width;
@@ -139,7 +140,7 @@ inline Pixels pixels_backward_work(const Problem& p) {
 }
 
 template <class T, class Op>
-void backward_pixels(const Problem& p, const Operands& operands, Stream stream) {
+void backward_pixels(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Pixels work = pixels_backward_work(p);
   const TapTargets<T> to = tap_targets<T>(p, operands, {1, work.tiles});

@@ -11,7 +11,7 @@ namespace dynfilters::cuda {
 
 template <class T, class Op, int K>
 __global__ void __launch_bounds__(kPixelThreads, 2)
-    pixels_forward(Problem p, Pixels work, const T* x, RawTaps<T> raw, T* y) {
+    pixels_forward(Filter2dParams p, Pixels work, const T* x, RawTaps<T> raw, T* y) {
   constexpr int taps = K * K;
   constexpr bool in_registers = Op::kChannel && K == 3;
   constexpr int rows = K == 3 ? 3 : 1;  // of the kernel at once
@@ -80,12 +80,12 @@ __global__ void __launch_bounds__(kPixelThreads, 2)
 }
 
 template <class T>
-bool can_forward_pixels(const Problem& p, const Operands& o) {
-  return p.phases == 1 && p.channels % kVector == 0 && p.group_channels() % kVector == 0 &&
+bool can_forward_pixels(const Filter2dParams& p, const Operands& o) {
+  return p.channel_phases == 1 && p.channels % kVector == 0 && p.group_channels() % kVector == 0 &&
          has_vectors<T>(o.x, p.xs) && has_vectors<T>(o.y, p.ys);
 }
 
-inline Pixels pixels_forward_work(const Problem& p) {
+inline Pixels pixels_forward_work(const Filter2dParams& p) {
   Pixels work{};
   const int vectors = int(p.channels) / kVector, positions = int(p.rows * p.cols * p.scale * p.scale);
   work.vectors = std::min(vectors, 64);
@@ -98,7 +98,7 @@ inline Pixels pixels_forward_work(const Problem& p) {
 }
 
 template <class T, class Op, int K>
-void forward_pixels(const Problem& p, const Operands& operands, Stream stream) {
+void forward_pixels(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Pixels work = pixels_forward_work(p);
   const int shared = Op::kChannel && K > 3 ? K * K * work.vectors * kVector * int(sizeof(float)) : 0;

@@ -27,7 +27,7 @@ static_assert(kPoolWords >= kWarps * kOutputs * kRun, "the sums of all warps hav
 struct Tiling {
   int runs, tiles, groups;  // groups: of outputs
 
-  explicit Tiling(const Generate& p) {
+  explicit Tiling(const GenerateParams& p) {
     const int64_t all = (p.positions + kRun - 1) / kRun;
     // Blocks for any device; but few tiles, as their sums are added up by one thread.
     const int64_t many = std::max(p.batch * all / 1024, (all + 63) / 64);
@@ -43,7 +43,7 @@ struct Fetched {
   A x[kEach], weight[kFactors];
 
   // Channels from `channel`, positions from `position`, outputs from `output`; zeros beyond.
-  __device__ __forceinline__ void fetch(const Generate& p, const T* from, const T* factors, int64_t channel,
+  __device__ __forceinline__ void fetch(const GenerateParams& p, const T* from, const T* factors, int64_t channel,
                                         int64_t position, int64_t output) {
     const int64_t c = channel + row(), at = position + column();
     const int64_t step = kPixels ? kStep * p.channels : kStep * p.positions;
@@ -113,7 +113,7 @@ __device__ __forceinline__ A channel_sum(const A* values) {
 
 // Adds up the logits over the warps, and writes them.
 template <class T, bool kPixels, class A>
-__device__ __forceinline__ void put_logits(const Generate& p, const A (&sums)[kOutputs], A* shared, const T* bias,
+__device__ __forceinline__ void put_logits(const GenerateParams& p, const A (&sums)[kOutputs], A* shared, const T* bias,
                                            int64_t position, int64_t output, T* logits) {
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
 #pragma unroll
@@ -125,7 +125,7 @@ __device__ __forceinline__ void put_logits(const Generate& p, const A (&sums)[kO
     A total = bias ? read(bias + output + o) : A(0);
     for (int w = 0; w < kWarps; ++w) total += shared[(w * kOutputs + o) * kRun + at];
     const int64_t to = kPixels ? (position + at) * p.outputs + output + o : (output + o) * p.positions + position + at;
-    logits[to] = narrow<T>(total);
+    logits[to] = from_acc<T>(total);
   }
   sync_block();
 }
@@ -133,7 +133,7 @@ __device__ __forceinline__ void put_logits(const Generate& p, const A (&sums)[kO
 // partial: (batch, tiles, channels).
 template <class T, bool kPixels>
 __global__ void __launch_bounds__(kGenerateThreads)
-    pool_project_kernel(Generate p, Tiling tiling, const T* x, const T* weight, const T* bias, T* logits,
+    pool_project_kernel(GenerateParams p, Tiling tiling, const T* x, const T* weight, const T* bias, T* logits,
                         Accumulator<T>* partial) {
   using A = Accumulator<T>;
   A* values = shared_memory<A>();         // [channel][position]
@@ -164,16 +164,16 @@ __global__ void __launch_bounds__(kGenerateThreads)
 
 // The mean of one channel of sample b, in T as all that follows sees it.
 template <class T>
-__device__ __forceinline__ T finished_mean(const Generate& p, int tiles, const Accumulator<T>* partial, int64_t b,
+__device__ __forceinline__ T finished_mean(const GenerateParams& p, int tiles, const Accumulator<T>* partial, int64_t b,
                                            int64_t c) {
   Accumulator<T> total = 0;
   for (int tile = 0; tile < tiles; ++tile) total += read(partial + (b * tiles + tile) * p.channels + c);
-  return narrow<T>(total / Accumulator<T>(p.positions));
+  return from_acc<T>(total / Accumulator<T>(p.positions));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kGenerateThreads)
-    finish_mean(Generate p, int tiles, const Accumulator<T>* partial, T* mean) {
+    finish_mean(GenerateParams p, int tiles, const Accumulator<T>* partial, T* mean) {
   const int64_t i = int64_t(blockIdx.x) * kGenerateThreads + threadIdx.x;
   if (i < p.batch * p.channels) mean[i] = finished_mean<T>(p, tiles, partial, i / p.channels, i % p.channels);
 }

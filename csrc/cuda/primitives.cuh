@@ -18,8 +18,8 @@
 //   commit_copies()                   ends a group of the copies that this thread started
 //   wait_copies<N>()                  until all but the N latest groups of this thread have landed;
 //                                     other threads see the bytes after a sync_block() behind it
-//   widen(T) -> A, narrow<T>(A)       between storage and accumulation type, to nearest even
-//   narrow_pair<T>(float, float)      two at once, the first one in the lower half of an unsigned
+//   to_acc(T) -> A, from_acc<T>(A)       between storage and accumulation type, to nearest even
+//   pair_from_acc<T>(float, float)      two at once, the first one in the lower half of an unsigned
 //   Stream, launch(kernel, grid, block, shared_bytes, stream, args...)
 #pragma once
 #include <cstddef>
@@ -88,13 +88,13 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-__device__ __forceinline__ double widen(double value) { return value; }
-__device__ __forceinline__ float widen(float value) { return value; }
-__device__ __forceinline__ float widen(__half value) { return __half2float(value); }
-__device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ double to_acc(double value) { return value; }
+__device__ __forceinline__ float to_acc(float value) { return value; }
+__device__ __forceinline__ float to_acc(__half value) { return __half2float(value); }
+__device__ __forceinline__ float to_acc(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 template <class T, class A>
-__device__ __forceinline__ T narrow(A value) {
+__device__ __forceinline__ T from_acc(A value) {
   if constexpr (sizeof(T) != 2)
     return value;
   else if constexpr (std::is_same_v<T, __half>)
@@ -103,7 +103,7 @@ __device__ __forceinline__ T narrow(A value) {
     return __float2bfloat16_rn(value);
 }
 template <class T>
-__device__ __forceinline__ unsigned narrow_pair(float first, float second) {
+__device__ __forceinline__ unsigned pair_from_acc(float first, float second) {
   unsigned word;
   if constexpr (std::is_same_v<T, __half>) {
     const __half2 pair = __floats2half2_rn(first, second);

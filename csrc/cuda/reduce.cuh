@@ -47,9 +47,8 @@ __device__ __forceinline__ void store_warp_sums(const float (&values)[All], floa
 
 // Grad spatial from one row of the kernel, in shared memory as [slice][column of the kernel][pixel].
 template <int K, class T>
-__device__ __forceinline__ void put_spatial_row(const Target<T>& to, const Problem& p, const Work& work,
-                                                const Block& block, int ky, int pixels,
-                                                const float* sums) {
+__device__ __forceinline__ void put_spatial_row(const Target<T>& to, const Filter2dParams& p, const Work& work,
+                                                const Block& block, int ky, int pixels, const float* sums) {
   const int height = int(p.height), width = int(p.width), step = int(p.dilation), plane = height * width;
   const int64_t first = ((block.b * p.groups + block.g) * K + ky) * K * plane;
 #pragma unroll 1

@@ -15,7 +15,7 @@ namespace {
 using namespace dynfilters;
 namespace kernels = dynfilters::cuda;  // CUDA has a namespace cuda of its own
 
-std::string describe(const Problem& p) {
+std::string describe(const Filter2dParams& p) {
   auto list = [](std::initializer_list<int64_t> sizes) {
     std::string text;
     for (int64_t size : sizes) text += (text.empty() ? "(" : ", ") + std::to_string(size);
@@ -28,7 +28,7 @@ std::string describe(const Problem& p) {
 
 // What CUDA reports becomes an exception that says which call it was.
 template <class F>
-void run(const char* what, const Problem& p, const F& f) {
+void run(const char* what, const Filter2dParams& p, const F& f) {
   try {
     f();
   } catch (const std::exception& error) {
@@ -42,7 +42,7 @@ struct Activated {
   OptionalTensor channel_std;  // contiguous
 };
 
-Activated activated_of(const Problem& p, const Tensor& x, const OptionalTensor& channel_std,
+Activated activated_of(const Filter2dParams& p, const Tensor& x, const OptionalTensor& channel_std,
                        const Activations& activations) {
   check_std(p, channel_std, activations, x);
   return {activations, channel_std ? OptionalTensor(torch::stable::contiguous(*channel_std)) : std::nullopt};
@@ -65,7 +65,7 @@ OptionalTensor workspace_of(const Tensor& x, size_t elements) {
   return torch::stable::new_empty(x, Sizes{int64_t(elements)}, type);
 }
 
-Tensor run_forward(const char* what, Problem p, const Tensor& x, const OptionalTensor& spatial,
+Tensor run_forward(const char* what, Filter2dParams p, const Tensor& x, const OptionalTensor& spatial,
                    const OptionalTensor& channel, const Activated& how) {
   const OnDeviceOf device(x);
   const auto storage = storage_of<kernels::Storage>(x);
@@ -87,8 +87,9 @@ struct Gradients {
   Tensor x, spatial, channel, std;
 };
 
-Gradients run_backward(const char* what, Problem p, const Tensor& grad, const Tensor& x, const OptionalTensor& spatial,
-                       const OptionalTensor& channel, const Activated& how, const Wanted& want) {
+Gradients run_backward(const char* what, Filter2dParams p, const Tensor& grad, const Tensor& x,
+                       const OptionalTensor& spatial, const OptionalTensor& channel, const Activated& how,
+                       const Wanted& want) {
   check_gradient(p, grad, x);
   check_wanted(p, how.channel_std.has_value(), want.spatial, want.channel, want.std);
   set_output_strides(p, grad);
@@ -114,7 +115,7 @@ Gradients run_backward(const char* what, Problem p, const Tensor& grad, const Te
 
 Tensor forward_cuda(Tensor x, OptionalTensor spatial, OptionalTensor channel, Sizes kernel_size, int64_t stride,
                     int64_t dilation, int64_t scale, Text combine) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   return run_forward("filter2d", p, x, spatial, channel, {});
 }
 
@@ -122,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(Tensor grad, Tensor x, Optional
                                                  Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale,
                                                  Text combine, bool want_x, bool want_spatial,
                                                  bool want_channel) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Gradients g = run_backward("filter2d_backward", p, grad, x, spatial, channel, {},
                                    {want_x, want_spatial, want_channel, false});
   return {g.x, g.spatial, g.channel};
@@ -132,9 +133,9 @@ Tensor activated_forward_cuda(Tensor x, OptionalTensor spatial, OptionalTensor c
                               Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, Text combine,
                               Text spatial_activation, Text channel_activation, double spatial_gain,
                               double channel_gain, double eps) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Activations activations =
-      activations_named(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
+      checked_activations(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
   return run_forward("filter2d_activated", p, x, spatial, channel, activated_of(p, x, channel_std, activations));
 }
 
@@ -143,9 +144,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> activated_backward_cuda(
     Sizes kernel_size, int64_t stride, int64_t dilation, int64_t scale, Text combine,
     Text spatial_activation, Text channel_activation, double spatial_gain, double channel_gain,
     double eps, bool want_x, bool want_spatial, bool want_channel, bool want_std) {
-  const Problem p = problem_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
+  const Filter2dParams p = params_of(x, spatial, channel, kernel_size, stride, dilation, scale, take(combine));
   const Activations activations =
-      activations_named(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
+      checked_activations(p, take(spatial_activation), take(channel_activation), spatial_gain, channel_gain, eps);
   const Gradients g =
       run_backward("filter2d_activated_backward", p, grad, x, spatial, channel,
                    activated_of(p, x, channel_std, activations), {want_x, want_spatial, want_channel, want_std});

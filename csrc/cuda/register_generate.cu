@@ -15,7 +15,7 @@ struct Call {
   Tensor x, weight;
   OptionalTensor bias;
   kernels::Storage storage;
-  kernels::Generate p{};
+  kernels::GenerateParams p{};
   kernels::GenerateOperands o{};
   Tensor logits, mean, partial;
 

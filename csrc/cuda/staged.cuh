@@ -72,10 +72,10 @@ template <class T>
 __device__ __forceinline__ void read_window(const T* run, float (&window)[kRun + 2]) {
   float four[kRun];
   read_shared(run, four);
-  window[0] = widen(run[-1]);
+  window[0] = to_acc(run[-1]);
 #pragma unroll
   for (int i = 0; i < kRun; ++i) window[i + 1] = four[i];
-  window[kRun + 1] = widen(run[kRun]);
+  window[kRun + 1] = to_acc(run[kRun]);
 }
 
 // Rows of whole aligned runs, for a pointer and the strides (b, c, h, w) that go with it.
@@ -88,7 +88,7 @@ bool has_runs(const void* pointer, const int64_t* strides, int axes) {
 
 // Tiles of up to `most` runs; smaller ones where that makes `wanted` blocks of the channels of a
 // group, though not below four rows.
-inline Work staged_work(const Problem& p, int most, int64_t wanted) {
+inline Work staged_work(const Filter2dParams& p, int most, int64_t wanted) {
   Work work{};
   const int runs = int(p.width) / kRun;
   work.tiles_across = ceil_div(runs, 32);

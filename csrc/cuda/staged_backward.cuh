@@ -31,7 +31,8 @@ __device__ __forceinline__ void finish_shifted(const Activation& how, int64_t fi
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
-    staged_backward(Problem p, Work work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x, TapTargets<T> to) {
+    staged_backward(Filter2dParams p, Work work, const T* x, RawTaps<T> raw, const T* grad, T* grad_x,
+                    TapTargets<T> to) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);
   const int warps = int(blockDim.x) / 32, pitch = work.tile_columns + 2 * kRun;
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
     sync_block();  // this round's stage has landed, the last round's is free
     loader.start(round + kStages - 1, block.channels);
     float centre[kRun], dc[taps] = {};
-    widen_word<kRun, T>(next, centre);
+    word_to_acc<kRun, T>(next, centre);
     x += work.slices * p.xs[1];
     if (active && needs_x && c + work.slices < block.channels) next = load_cached(reinterpret_cast<const Raw*>(x));
     if (here) {
@@ -130,20 +131,20 @@ __global__ void __launch_bounds__(kStagedBackwardThreads, 1)
 }
 
 template <class T>
-bool can_stage_backward(const Problem& p, const Operands& o) {
+bool can_stage_backward(const Filter2dParams& p, const Operands& o) {
   return p.kh == 3 && p.kw == 3 && p.stride == 1 && p.dilation == 1 && p.scale == 1 && p.width % kRun == 0 &&
          has_runs<T>(o.x, p.xs, 4) && has_runs<T>(o.grad, p.ys, 4) &&
          (!o.grad_x || has_runs<T>(o.grad_x, p.gs, 4));
 }
 
-inline Work staged_backward_work(const Problem& p) {
+inline Work staged_backward_work(const Filter2dParams& p) {
   Work work = staged_work(p, kStagedBackwardThreads, 128);
   split_channels(work, p, int64_t(1) << 15, most_channels(p), 4);
   return work;
 }
 
 template <class T, class Op>
-void backward_staged(const Problem& p, const Operands& operands, Stream stream) {
+void backward_staged(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   const Work work = staged_backward_work(p);
   const TapTargets<T> to = tap_targets<T>(p, operands, {work.splits, work.tiles});

@@ -14,7 +14,7 @@ constexpr int kStagedThreads = 256;
 
 template <class T, class Op>
 __global__ void __launch_bounds__(kStagedThreads, Op::kChannel ? 2 : 3)
-    staged_forward(Problem p, Work work, const T* x, RawTaps<T> raw, T* y) {
+    staged_forward(Filter2dParams p, Work work, const T* x, RawTaps<T> raw, T* y) {
   constexpr int K = 3, taps = K * K;
   const Block block(work, p);
   T* stages = shared_memory<T>();
@@ -69,14 +69,14 @@ __global__ void __launch_bounds__(kStagedThreads, Op::kChannel ? 2 : 3)
 }
 
 template <class T>
-bool can_stage_forward(const Problem& p, const Operands& o) {
+bool can_stage_forward(const Filter2dParams& p, const Operands& o) {
   return p.kh == 3 && p.kw == 3 && p.stride == 1 && p.dilation == 1 && p.scale == 1 && p.width % kRun == 0 &&
          has_runs<T>(o.x, p.xs, 4) && has_runs<T>(o.y, p.ys, 4) &&
          (!p.has_spatial() || has_runs<T>(o.spatial, p.ss, 5));
 }
 
 template <class T, class Op>
-void forward_staged(const Problem& p, const Operands& operands, Stream stream) {
+void forward_staged(const Filter2dParams& p, const Operands& operands, Stream stream) {
   const Typed<T> o(operands);
   Work work = staged_work(p, kStagedThreads, 0);
   split_channels(work, p, int64_t(1) << 17, most_channels(p), 4);

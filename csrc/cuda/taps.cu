@@ -7,14 +7,14 @@ namespace {
 
 // Calls f with 9 for filters of 9 taps, which registers hold, else with 0.
 template <class T, class F>
-void with_taps(const Problem& p, const F& f) {
+void with_taps(const Filter2dParams& p, const F& f) {
   if constexpr (sizeof(T) <= 4)
     if (p.taps() == 9) return f(std::integral_constant<int, 9>{});
   f(std::integral_constant<int, 0>{});
 }
 
 template <class T>
-void differentiate_all(const Problem& p, const Typed<T>& o, const TapTargets<T>& to, const Parts& parts,
+void differentiate_all(const Filter2dParams& p, const Typed<T>& o, const TapTargets<T>& to, const Parts& parts,
                        Stream stream) {
   const GradientOf<T> spatial{spatial_of(p, o.raw), to.spatial.partial, parts.splits,
                               to.spatial.partial ? to.spatial.result : nullptr};
@@ -41,7 +41,7 @@ void sum_all(const TapTargets<T>& to, const Parts& parts, Stream stream) {
 }
 
 template <class T>
-Operands prepare(const Problem& p, Operands operands, const NeededStatistics& needed, Stream stream) {
+Operands prepare(const Filter2dParams& p, Operands operands, const NeededStatistics& needed, Stream stream) {
   const RawTaps<T> raw(operands);
   auto* free = static_cast<Accumulator<T>*>(operands.workspace);
   const auto take = [&](bool wanted, int64_t filters) {
@@ -63,12 +63,12 @@ Operands prepare(const Problem& p, Operands operands, const NeededStatistics& ne
 
 }  // namespace
 
-size_t statistics_elements(const Problem& p, const NeededStatistics& needed) {
+size_t statistics_elements(const Filter2dParams& p, const NeededStatistics& needed) {
   return size_t(needed.spatial * spatial_filters(p) + needed.channel * channel_filters(p)) *
          Statistics<float>::kNumbers;
 }
 
-Operands prepare_taps(const Problem& p, Storage storage, const Operands& o, const NeededStatistics& needed,
+Operands prepare_taps(const Filter2dParams& p, Storage storage, const Operands& o, const NeededStatistics& needed,
                       Stream stream) {
   Operands prepared{};
   with_storage(storage,
@@ -76,7 +76,8 @@ Operands prepare_taps(const Problem& p, Storage storage, const Operands& o, cons
   return prepared;
 }
 
-void finish_taps(const Problem& p, Storage storage, const Operands& operands, const Parts& parts, Stream stream) {
+void finish_taps(const Filter2dParams& p, Storage storage, const Operands& operands, const Parts& parts,
+                 Stream stream) {
   with_storage(storage, [&](auto type) {
     using T = typename decltype(type)::type;
     const TapTargets<T> to = tap_targets<T>(p, operands, parts);

@@ -33,13 +33,13 @@ struct Filters {
 };
 
 template <class T>
-Filters<T> spatial_of(const Problem& p, const RawTaps<T>& raw) {
+Filters<T> spatial_of(const Filter2dParams& p, const RawTaps<T>& raw) {
   return {raw.spatial, p.batch, p.groups, p.taps(), p.rows * p.scale, p.cols * p.scale,
           {p.ss[0], p.ss[1], p.ss[2], p.ss[3], p.ss[4]}, raw.of_spatial};
 }
 template <class T>
-Filters<T> channel_of(const Problem& p, const RawTaps<T>& raw) {
-  return {raw.channel, p.batch, p.channels, p.taps(), 1, p.phases, {p.cs[0], p.cs[1], p.cs[2], 0, p.cs[3]},
+Filters<T> channel_of(const Filter2dParams& p, const RawTaps<T>& raw) {
+  return {raw.channel,   p.batch, p.channels, p.taps(), 1, p.channel_phases, {p.cs[0], p.cs[1], p.cs[2], 0, p.cs[3]},
           raw.of_channel};
 }
 
@@ -105,7 +105,7 @@ __device__ __forceinline__ void differentiate(const GradientOf<T>& of, int64_t i
     const auto sums = how.template sums_of<unroll>(taps, tap, grad, statistics);
 #pragma unroll unroll
     for (int k = 0; k < taps; ++k)
-      of.to[element + k * plane] = narrow<T>(how.gradient(grad(k), tap(k), statistics, sums));
+      of.to[element + k * plane] = from_acc<T>(how.gradient(grad(k), tap(k), statistics, sums));
   });
 }
 
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kFilterThreads)
       const int64_t phase = j % channel.filters.plane(), c = j / channel.filters.plane() % channel.filters.count;
       differentiate<Taps>(channel, j, [&](int k) { return raw.std_at(c, k, int(channel.filters.taps), phase); });
     } else {
-      grad_std[j - second] = narrow<T>(std_gradient(channel, raw.std_phases, j - second));
+      grad_std[j - second] = from_acc<T>(std_gradient(channel, raw.std_phases, j - second));
     }
   }
 }
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kGenericThreads) sum_partials(Partials<T> firs
     const int parts = in_first ? first.parts : second.parts;
     Accumulator<T> total = 0;
     for (int part = 0; part < parts; ++part) total += from[part * elements + at];
-    (in_first ? first.to : second.to)[at] = narrow<T>(total);
+    (in_first ? first.to : second.to)[at] = from_acc<T>(total);
   }
 }
 

@@ -16,7 +16,7 @@ struct Target {
     if (partial)
       partial[part * elements + at] = value;
     else
-      result[at] = narrow<T>(value);
+      result[at] = from_acc<T>(value);
   }
 };
 
@@ -30,8 +30,8 @@ struct Parts {
   int splits, tiles;
 };
 
-inline int64_t spatial_filters(const Problem& p) { return p.batch * p.groups * p.rows * p.cols * p.cells(); }
-inline int64_t channel_filters(const Problem& p) { return p.batch * p.channels * p.phases; }
+inline int64_t spatial_filters(const Filter2dParams& p) { return p.batch * p.groups * p.rows * p.cols * p.phases(); }
+inline int64_t channel_filters(const Filter2dParams& p) { return p.batch * p.channels * p.channel_phases; }
 
 // Parts of a gradient in the workspace. Where a single part of an activated tap's gradient may be
 // kept in the result, which is then differentiated in place, there are none.
@@ -46,13 +46,13 @@ inline int channel_parts(const Operands& o, int tiles) {
 }
 
 template <class T>
-size_t partial_elements(const Problem& p, const Operands& o, const Parts& parts) {
+size_t partial_elements(const Filter2dParams& p, const Operands& o, const Parts& parts) {
   return size_t(p.taps() * (spatial_parts<T>(o, parts.splits) * spatial_filters(p) +
                             channel_parts(o, parts.tiles) * channel_filters(p)));
 }
 
 template <class T>
-TapTargets<T> tap_targets(const Problem& p, const Operands& operands, const Parts& parts) {
+TapTargets<T> tap_targets(const Filter2dParams& p, const Operands& operands, const Parts& parts) {
   const Typed<T> o(operands);
   TapTargets<T> to{{o.grad_spatial, nullptr, spatial_filters(p) * p.taps()},
                    {o.grad_channel, nullptr, channel_filters(p) * p.taps()}};

@@ -19,7 +19,7 @@ struct Work {
   int tile_rows, tile_columns, tiles_across;
 
   int threads() const { return (lanes * slices + 31) / 32 * 32; }
-  int64_t blocks(const Problem& p) const { return p.batch * p.groups * splits * tiles; }
+  int64_t blocks(const Filter2dParams& p) const { return p.batch * p.groups * splits * tiles; }
 
   // The row and column of a tile's pixel; whether there is one.
   __device__ __forceinline__ bool locate(int tile, int pixel, int height, int width, int& y, int& x) const {
@@ -37,7 +37,7 @@ struct Work {
 constexpr int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
 // range channels a block at most, few enough for `wanted` threads on the device.
-inline void split_channels(Work& work, const Problem& p, int64_t wanted, int most, int least_each) {
+inline void split_channels(Work& work, const Filter2dParams& p, int64_t wanted, int most, int least_each) {
   const int64_t channels = p.group_channels();
   const int64_t threads = p.batch * p.groups * work.tiles * work.lanes * work.slices;
   int64_t splits = std::max<int64_t>(ceil_div(wanted, std::max<int64_t>(threads, 1)), ceil_div(channels, most));
@@ -55,7 +55,7 @@ struct Block {
   int channels;   // how many
   int64_t row;    // of the first one among those of all samples
 
-  __device__ __forceinline__ Block(const Work& work, const Problem& p) {
+  __device__ __forceinline__ Block(const Work& work, const Filter2dParams& p) {
     const int group_channels = int(p.channels / p.groups);
     unsigned i = blockIdx.x;
     tile = int(i % work.tiles), i /= work.tiles;
@@ -73,17 +73,17 @@ __host__ __device__ constexpr int padded(int taps) { return (taps + 3) / 4 * 4; 
 
 constexpr int kTapBytes = 24 * 1024;  // of shared memory for channel taps: eight blocks fit
 
-inline int most_channels(const Problem& p) {
-  const int64_t each = p.has_channel() ? p.phases * padded(int(p.taps())) * 4 : 0;
+inline int most_channels(const Filter2dParams& p) {
+  const int64_t each = p.has_channel() ? p.channel_phases * padded(int(p.taps())) * 4 : 0;
   return each ? int(std::max<int64_t>(kTapBytes / each, 1)) : 1 << 20;
 }
 
 // The block's channel taps, activated, to shared memory: [channel][phase][padded tap]. Every thread
 // comes here; they are there after the next barrier.
 template <int Taps, class T>
-__device__ __forceinline__ void stage_channel_taps(const Problem& p, const Block& block, const RawTaps<T>& raw,
+__device__ __forceinline__ void stage_channel_taps(const Filter2dParams& p, const Block& block, const RawTaps<T>& raw,
                                                    float* to) {
-  const int phases = int(p.phases), each = phases * Taps;
+  const int phases = int(p.channel_phases), each = phases * Taps;
   const T* channel = raw.channel + block.b * p.cs[0] + block.first * p.cs[1];
   for (int i = threadIdx.x; i < block.channels * each; i += blockDim.x) {
     const int c = i / each, k = i % each / phases, phase = i % phases;

@@ -24,12 +24,12 @@ def _fields(text: str, kind: type) -> list[tuple]:
     return [(name, kind * int(length) if length else kind) for name, _, length in pairs]
 
 
-class Problem(ctypes.Structure):
+class Filter2dParams(ctypes.Structure):
     """csrc/filter2d.h."""
 
     _fields_ = (
         *_fields("batch channels height width groups kh kw stride dilation scale", ctypes.c_int64),
-        *_fields("rows cols phases", ctypes.c_int64),
+        *_fields("rows cols channel_phases", ctypes.c_int64),
         ("combine", ctypes.c_int32),
         *_fields("xs:4 ys:4 gs:4 ss:5 cs:4", ctypes.c_int64),
     )
@@ -61,11 +61,11 @@ class Kernels:
         units = [SHIM / "entry.cpp", *kernels()]
         self.device = Device(build("kernels", units))
         library = self.device.library
-        for name in ("forward_workspace", "backward_workspace", "problem_bytes", "operands_bytes"):
+        for name in ("forward_workspace", "backward_workspace", "params_bytes", "operands_bytes"):
             getattr(library, f"shim_{name}").restype = ctypes.c_size_t
-        ours = ctypes.sizeof(Problem), ctypes.sizeof(Operands)
-        if ours != (library.shim_problem_bytes(), library.shim_operands_bytes()):
-            raise RuntimeError("Problem or Operands is not what the headers say")
+        ours = ctypes.sizeof(Filter2dParams), ctypes.sizeof(Operands)
+        if ours != (library.shim_params_bytes(), library.shim_operands_bytes()):
+            raise RuntimeError("Filter2dParams or Operands is not what the headers say")
 
     def forward(
         self,
@@ -77,11 +77,11 @@ class Kernels:
         how: Activations = NONE,
     ) -> Tensor:
         """y, as the op gives it."""
-        problem, operands = self._prepare(geometry, x, spatial, channel, mode, how)
+        params, operands = self._prepare(geometry, x, spatial, channel, mode, how)
         size = (*x.shape[:2], *(geometry.centres(n) * geometry.scale for n in x.shape[2:]))
         y = self.device.place("y", _empty(size, x), writable=True)
-        operands.y, problem.ys[:] = y.address, y.values.stride()
-        self._call("forward", problem, x.dtype, operands)
+        operands.y, params.ys[:] = y.address, y.values.stride()
+        self._call("forward", params, x.dtype, operands)
         return self.device.result(y)
 
     def backward(
@@ -96,9 +96,9 @@ class Kernels:
         how: Activations = NONE,
     ) -> list[Tensor | None]:
         """The gradients of x, spatial, channel and std that are wanted, as many as `wanted` has."""
-        problem, operands = self._prepare(geometry, x, spatial, channel, mode, how)
+        params, operands = self._prepare(geometry, x, spatial, channel, mode, how)
         given = self.device.place("grad", grad)
-        operands.grad, problem.ys[:] = given.address, given.values.stride()
+        operands.grad, params.ys[:] = given.address, given.values.stride()
         found = [
             self._output(name, x, like, operands) if want and like is not None else None
             for name, like, want in zip(
@@ -109,8 +109,8 @@ class Kernels:
             )
         ]
         if found[0]:
-            problem.gs[:] = found[0].values.stride()
-        self._call("backward", problem, x.dtype, operands)
+            params.gs[:] = found[0].values.stride()
+        self._call("backward", params, x.dtype, operands)
         return [operand and self.device.result(operand) for operand in found]
 
     def _output(self, name: str, x: Tensor, like: Tensor, operands: Operands) -> Operand:
@@ -119,15 +119,15 @@ class Kernels:
         setattr(operands, name, placed.address)
         return placed
 
-    def _prepare(self, geometry, x, spatial, channel, mode, how) -> tuple[Problem, Operands]:
+    def _prepare(self, geometry, x, spatial, channel, mode, how) -> tuple[Filter2dParams, Operands]:
         self.device.reset(mode)
-        operands, problem = Operands(), problem_of(geometry, x, spatial, channel)
+        operands, params = Operands(), params_of(geometry, x, spatial, channel)
         inputs = ("x", x, "xs"), ("spatial", spatial, "ss"), ("channel", channel, "cs")
         for name, tensor, strides in inputs:
             if tensor is not None:
                 placed = self.device.place(name, tensor)
                 setattr(operands, name, placed.address)
-                getattr(problem, strides)[: tensor.dim()] = placed.values.stride()
+                getattr(params, strides)[: tensor.dim()] = placed.values.stride()
         if spatial is not None:
             kind = KINDS.index(how.spatial)
             operands.spatial_activation = Activation(kind, how.spatial_gain, how.eps)
@@ -137,11 +137,13 @@ class Kernels:
         if how.std is not None:
             operands.channel_std = self.device.place("channel_std", how.std).address
             operands.std_phases = how.std.shape[2] if how.std.dim() == 3 else 1
-        return problem, operands
+        return params, operands
 
-    def _call(self, name: str, problem: Problem, dtype: torch.dtype, operands: Operands) -> None:
+    def _call(
+        self, name: str, params: Filter2dParams, dtype: torch.dtype, operands: Operands
+    ) -> None:
         """`shim_forward` or `shim_backward`, in a workspace that the device aligns as CUDA does."""
-        call = ctypes.byref(problem), STORAGES.index(dtype), ctypes.byref(operands)
+        call = ctypes.byref(params), STORAGES.index(dtype), ctypes.byref(operands)
         count = getattr(self.device.library, f"shim_{name}_workspace")(*call)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         space = self.device.place("workspace", torch.empty(count, dtype=wide), True, offset=0)
@@ -150,21 +152,21 @@ class Kernels:
         self.device.check()
 
 
-def problem_of(
+def params_of(
     geometry: Geometry, x: Tensor, spatial: Tensor | None, channel: Tensor | None
-) -> Problem:
+) -> Filter2dParams:
     """All of one call but the strides."""
-    problem = Problem(*x.shape)
-    problem.groups = 1 if spatial is None else spatial.shape[1]
-    problem.kh, problem.kw = geometry.kernel_size
-    problem.stride, problem.dilation = geometry.stride, geometry.dilation
-    problem.scale = geometry.scale
-    problem.rows, problem.cols = map(geometry.centres, x.shape[2:])
-    problem.phases = channel.shape[3] if channel is not None and channel.dim() == 4 else 1
+    params = Filter2dParams(*x.shape)
+    params.groups = 1 if spatial is None else spatial.shape[1]
+    params.kh, params.kw = geometry.kernel_size
+    params.stride, params.dilation = geometry.stride, geometry.dilation
+    params.scale = geometry.scale
+    params.rows, params.cols = map(geometry.centres, x.shape[2:])
+    params.channel_phases = channel.shape[3] if channel is not None and channel.dim() == 4 else 1
     kinds = ("mul", "add", "spatial", "channel")
     kind = "channel" if spatial is None else "spatial" if channel is None else geometry.combine
-    problem.combine = kinds.index(kind)
-    return problem
+    params.combine = kinds.index(kind)
+    return params
 
 
 def _empty(size: Sequence[int], x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ INPUTS = ["x", "weight", "bias", "squeeze_weight", "squeeze_bias", "expand_weigh
 OUTPUTS = ["logits", "mean", "hidden", "taps"]
 
 
-class Generate(ctypes.Structure):
+class GenerateParams(ctypes.Structure):
     """csrc/cuda/generate.h."""
 
     _fields_ = tuple(
@@ -42,38 +42,38 @@ class GenerateKernels:
         for name in names:
             getattr(library, name).restype = ctypes.c_size_t
         library.shim_fits_generate.restype = ctypes.c_bool
-        ours = ctypes.sizeof(Generate), ctypes.sizeof(GenerateOperands)
+        ours = ctypes.sizeof(GenerateParams), ctypes.sizeof(GenerateOperands)
         if ours != (library.shim_generate_bytes(), library.shim_generate_operands_bytes()):
-            raise RuntimeError("Generate or GenerateOperands is not what the header says")
+            raise RuntimeError("GenerateParams or GenerateOperands is not what the header says")
 
     def pool_project(self, given: Sequence[Tensor | None], mode: Mode) -> list[Tensor]:
         """logits and mean, from the first three arguments of `ddf_generate`."""
-        problem = problem_of(given)
+        params = params_of(given)
         x, weight, _ = given
         logits = _empty_logits(x, weight.shape[0])
-        return self._call("pool_project", problem, given, [logits, x.new_empty(x.shape[:2])], mode)
+        return self._call("pool_project", params, given, [logits, x.new_empty(x.shape[:2])], mode)
 
     def ddf_generate(self, given: Sequence[Tensor | None], mode: Mode) -> list[Tensor]:
         """logits, mean, hidden and taps."""
-        problem = problem_of(given)
+        params = params_of(given)
         x, weight = given[:2]
         outputs = [_empty_logits(x, weight.shape[0]), x.new_empty(x.shape[:2])]
-        outputs.append(x.new_empty(x.shape[0], problem.squeezed))
-        outputs.append(x.new_empty(x.shape[0], x.shape[1], problem.expanded // x.shape[1]))
-        return self._call("ddf_generate", problem, given, outputs, mode)
+        outputs.append(x.new_empty(x.shape[0], params.squeezed))
+        outputs.append(x.new_empty(x.shape[0], x.shape[1], params.expanded // x.shape[1]))
+        return self._call("ddf_generate", params, given, outputs, mode)
 
     def tiles(self, x: Tensor) -> int:
         """How many blocks share the positions of a sample."""
-        problem = problem_of([x, x.new_empty(1, x.shape[1])])
-        count = self.device.library.shim_partial_sums(ctypes.byref(problem))
+        params = params_of([x, x.new_empty(1, x.shape[1])])
+        count = self.device.library.shim_partial_sums(ctypes.byref(params))
         return count // (x.shape[0] * x.shape[1])
 
     def fits(self, channels: int, squeezed: int, dtype: torch.dtype) -> bool:
-        problem = Generate(channels=channels, squeezed=squeezed)
-        call = ctypes.byref(problem), STORAGES.index(dtype)
+        params = GenerateParams(channels=channels, squeezed=squeezed)
+        call = ctypes.byref(params), STORAGES.index(dtype)
         return self.device.library.shim_fits_generate(*call)
 
-    def _call(self, name: str, problem: Generate, given, outputs, mode: Mode) -> list[Tensor]:
+    def _call(self, name: str, params: GenerateParams, given, outputs, mode: Mode) -> list[Tensor]:
         self.device.reset(mode)
         operands, dtype = GenerateOperands(), given[0].dtype
         for place, tensor in zip(INPUTS, given, strict=False):
@@ -83,23 +83,23 @@ class GenerateKernels:
         for place, empty in zip(OUTPUTS, outputs, strict=False):
             found.append(self.device.place(place, empty, writable=True))
             setattr(operands, place, found[-1].address)
-        count = self.device.library.shim_partial_sums(ctypes.byref(problem))
+        count = self.device.library.shim_partial_sums(ctypes.byref(params))
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         partial = self.device.place("partial", torch.empty(count, dtype=wide), writable=True)
         operands.partial = partial.address
-        call = ctypes.byref(problem), STORAGES.index(dtype), ctypes.byref(operands)
+        call = ctypes.byref(params), STORAGES.index(dtype), ctypes.byref(operands)
         getattr(self.device.library, f"shim_{name}")(*call)
         self.device.check()
         return [self.device.result(operand) for operand in found]
 
 
-def problem_of(given: Sequence[Tensor | None]) -> Generate:
+def params_of(given: Sequence[Tensor | None]) -> GenerateParams:
     x, weight = given[:2]
     pixels = layout(x) is torch.channels_last
-    problem = Generate(*x.shape[:2], x.shape[2] * x.shape[3], weight.shape[0], 0, 0, pixels)
+    params = GenerateParams(*x.shape[:2], x.shape[2] * x.shape[3], weight.shape[0], 0, 0, pixels)
     if len(given) > 3:
-        problem.squeezed, problem.expanded = given[3].shape[0], given[5].shape[0]
-    return problem
+        params.squeezed, params.expanded = given[3].shape[0], given[5].shape[0]
+    return params
 
 
 def _empty_logits(x: Tensor, outputs: int) -> Tensor:

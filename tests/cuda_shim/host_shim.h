@@ -80,10 +80,10 @@ void wait_copies() {
   shim::memory::wait_copies(N);
 }
 
-inline double widen(double value) { return value; }
-inline float widen(float value) { return value; }
-inline float widen(__half value) { return float(std::bit_cast<_Float16>(value)); }
-inline float widen(__nv_bfloat16 value) { return std::bit_cast<float>(uint32_t(value) << 16); }
+inline double to_acc(double value) { return value; }
+inline float to_acc(float value) { return value; }
+inline float to_acc(__half value) { return float(std::bit_cast<_Float16>(value)); }
+inline float to_acc(__nv_bfloat16 value) { return std::bit_cast<float>(uint32_t(value) << 16); }
 
 inline __nv_bfloat16 to_bfloat16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
@@ -92,7 +92,7 @@ inline __nv_bfloat16 to_bfloat16(float value) {
 }
 
 template <class T, class A>
-T narrow(A value) {
+T from_acc(A value) {
   if constexpr (std::is_same_v<T, __half>)
     return std::bit_cast<__half>(_Float16(value));
   else if constexpr (std::is_same_v<T, __nv_bfloat16>)
@@ -101,8 +101,8 @@ T narrow(A value) {
     return value;
 }
 template <class T>
-unsigned narrow_pair(float first, float second) {
-  return unsigned(narrow<T>(first)) | unsigned(narrow<T>(second)) << 16;
+unsigned pair_from_acc(float first, float second) {
+  return unsigned(from_acc<T>(first)) | unsigned(from_acc<T>(second)) << 16;
 }
 
 template <class... P, class... Args>

@@ -7,9 +7,10 @@
 namespace dynfilters::cpu {
 
 // Forward or backward of turned samples, of which one at a time is here: (pixels, channels).
-class TurnedSamples {
+class TransposedSamples {
  public:
-  TurnedSamples(const Problem& given_problem, const Operands& given) : p(given_problem), o(given), given(given) {
+  TransposedSamples(const Filter2dParams& given_params, const Operands& given)
+      : p(given_params), o(given), given(given) {
     const int64_t size = pixels * pitch();
     room.resize((given.grad_x ? 3 : 2) * size);
     x = room.data(), of_y = x + size;
@@ -21,7 +22,7 @@ class TurnedSamples {
       strides[0] = 0, strides[1] = 1, strides[2] = p.width * pitch(), strides[3] = pitch();
   }
   // What the passes take for the given ones.
-  const Problem& problem() const { return p; }
+  const Filter2dParams& params() const { return p; }
   const Operands& operands() const { return o; }
 
   void begin(int64_t b) {
@@ -34,7 +35,7 @@ class TurnedSamples {
   }
 
  private:
-  Problem p;
+  Filter2dParams p;
   Operands o;
   const Operands given;
   const int64_t pixels = p.height * p.width;

@@ -41,7 +41,7 @@ sanitize: $(VENV)/dev  ## The native kernels under AddressSanitizer and Undefine
 	$(PY) tests/sanitize.py
 
 load: $(VENV)/dev  ## Reports, index and probe under thousands of jobs and a million values, in four minutes
-	$(PY) -m benchmarks.load --output benchmarks/results
+	PYTHONPATH=.:tests $(PY) -m load --output benchmarks/results
 
 gpu:  ## On a GPU, with the python3 that is there: build, GPU tests, benchmark; results into OUT=DIR
 	@test -n "$(OUT)" || { echo "say where the results go: make gpu OUT=DIR" >&2; exit 2; }

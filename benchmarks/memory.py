@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.candidates import Program
 from benchmarks.cases import Case, Operands
 from benchmarks.plan import Selection, Setting
-from benchmarks.programs import Program
 
 RESET = Path("/proc/self/clear_refs")
 RUNS = 2

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.candidates import Program
 from benchmarks.cases import Case
-from benchmarks.programs import Program
 from dynfilters.ops import reference
 
 # Greatest `relative_error` of results that differ by rounding only.

@@ -17,20 +17,18 @@ import torch
 
 from benchmarks import (
     candidates,
-    cuda,
-    facts,
     memory,
-    options,
+    plan,
     results,
     run,
     stages,
     targets,
     timing,
 )
+from benchmarks.candidates import Program
 from benchmarks.cases import GRIDS, Case, Operands
 from benchmarks.plan import Selection, Setting, settings
-from benchmarks.programs import Program
-from benchmarks.report import render, target_table
+from benchmarks.results import render, target_table
 from benchmarks.timing import race, ratio
 
 ROOT = results.DIRECTORY.parent.parent
@@ -55,7 +53,7 @@ def no_compiler(monkeypatch):
 
 def measured(*arguments: str) -> list[dict]:
     """The cells of a run."""
-    *_, found = run.run(options.parse([*TINY, *arguments], ""))
+    *_, found = run.run(plan.parse([*TINY, *arguments], ""))
     return found["cells"]
 
 
@@ -325,7 +323,7 @@ def test_command_writes_both_files(tmp_path):
 )
 def test_file_name_says_device_and_date(device, flags, expected):
     found = {"device": device, "cpu_flags": flags, "date": "2026-03-04 05:06 UTC"}
-    assert facts.file_name(found) == f"{expected}-2026-03-04"
+    assert results.file_name(found) == f"{expected}-2026-03-04"
 
 
 def test_readme_has_the_newest_results():
@@ -340,7 +338,7 @@ def test_the_default_plan_measures_all_that_the_targets_need():
     for device in ("cpu", "cuda"):
         selection = Selection(device)
         planned = settings(
-            options.cases(SimpleNamespace(device=device, cases=None, **NONE)), selection
+            plan.cases(SimpleNamespace(device=device, cases=None, **NONE)), selection
         )
         there = {
             (s.case.kind, s.case.grid, s.case.batch, s.dtype, s.layout, which, name)
@@ -365,14 +363,14 @@ def full_cell(key: tuple, names: set[str]) -> dict:
 
 def test_filters_choose_what_runs():
     arguments = ["--cases=ddf,carafe", "--grids=7,64", "--layout=channels_last", "--dtype=bf16"]
-    chosen = options.parse([*arguments, "--pass=backward", "--candidates=op,bilinear"], "")
-    planned = settings(options.cases(chosen), options.selection(chosen))
+    chosen = plan.parse([*arguments, "--pass=backward", "--candidates=op,bilinear"], "")
+    planned = settings(plan.cases(chosen), plan.selection(chosen))
     assert [(str(s), s.candidates) for s in planned] == [
         ("ddf 32×256×7² bf16 channels_last", ("op",)),
         ("carafe 8×256×64² bf16 channels_last", ("op", "bilinear")),
     ]
     assert chosen.output is None, "what is not the whole is not kept"
-    assert options.parse([], "").output == results.DIRECTORY
+    assert plan.parse([], "").output == results.DIRECTORY
 
 
 def test_compiling_ends_early():
@@ -405,7 +403,7 @@ def test_time_that_is_up_skips_the_rest(capsys):
 )
 def test_bad_arguments_are_named(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        options.parse(arguments.split(), "")
+        plan.parse(arguments.split(), "")
     assert stop.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 
@@ -413,7 +411,7 @@ def test_bad_arguments_are_named(arguments, message, capsys):
 @pytest.mark.needs("no cuda")
 def test_no_device_is_an_error(capsys):
     with pytest.raises(SystemExit):
-        options.parse(["--device", "cuda"], "")
+        plan.parse(["--device", "cuda"], "")
     assert "--device: cuda was asked for" in capsys.readouterr().err
 
 
@@ -424,7 +422,7 @@ def test_precision_is_set_and_put_back():
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [s.allow_tf32 for s in switches]
     for dtype in ("tf32", "fp32"):
-        with cuda.precision(dtype):
+        with timing.precision(dtype):
             assert [s.allow_tf32 for s in switches] == [dtype == "tf32"] * 2
     assert [s.allow_tf32 for s in switches] == before
 
@@ -432,21 +430,21 @@ def test_precision_is_set_and_put_back():
 def test_sets_of_operands_exceed_the_cache(monkeypatch):
     device = SimpleNamespace(L2_cache_size=50)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
-    assert [cuda.CudaTimer().sets(n) for n in (1, 3, 99, 100, 1000)] == [64, 34, 2, 1, 1]
+    assert [timing.CudaTimer().sets(n) for n in (1, 3, 99, 100, 1000)] == [64, 34, 2, 1, 1]
 
 
 def test_backward_on_a_gpu_is_both_without_forward(monkeypatch):
     lasts = {"forward": 2.0, "train": 5.0}
-    monkeypatch.setattr(cuda, "Replay", lambda fn, sets: lambda: lasts[fn.__name__])
+    monkeypatch.setattr(timing, "Replay", lambda fn, sets: lambda: lasts[fn.__name__])
     case = Case("ddf", 5, 2, channels=8)
     program = Program("op", case, [Operands(case, "fp32", "nchw", "cpu")])
-    assert cuda.CudaTimer().forward(program)() == (2.0,)
-    assert cuda.CudaTimer().training(program)() == (3.0, 5.0)
+    assert timing.CudaTimer().forward(program)() == (2.0,)
+    assert timing.CudaTimer().training(program)() == (3.0, 5.0)
 
 
 @pytest.mark.cuda
 def test_gpu_run(monkeypatch):
-    monkeypatch.setattr(cuda, "MAX_SETS", 3)
+    monkeypatch.setattr(timing, "MAX_SETS", 3)
     cells = measured("--device", "cuda", "--cases", "ddf", "--candidates", "op,dwconv,conv,module")
     assert {c["status"] for c in cells} == {"ok"}, [c for c in cells if c["status"] != "ok"]
     assert {c["dtype"] for c in cells} == {"fp32", "tf32", "bf16"}
@@ -517,7 +515,8 @@ sys.exit(pytest.main(["--collect-only", "-m", "cuda", "-p", "no:cacheprovider", 
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    # 5: all imported, and without a GPU nothing to run.
+    assert done.returncode in (0, 5), done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_makefile_has_the_commands_and_asks_for_a_directory():

@@ -1,4 +1,4 @@
-"""The benchmark of load: its sweeps are what they say, and nothing wrong is timed."""
+"""The stress test (`make load`): its sweeps are what they say, and nothing wrong is timed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from load import __main__ as load
+from load import jobs as load_jobs
+from load import tasks as load_tasks
 from sweeps import CURVE, result, save
 
-from benchmarks import load, load_jobs, load_tasks
 from experiments.results import load_sweep
 
 JOBS = 24

@@ -1,6 +1,6 @@
-"""Each task runs in a process of its own. Time is that of the task, without the imports; memory is
-the process's highest resident size, PyTorch's own 250 MB among it, or what it grew by since the
-probe's first thousand steps.
+"""Each task runs in a process of its own. Time is without the imports; memory is the highest
+resident size of the process, 250 MB of PyTorch's own included, or its growth since the probe's
+first thousand steps.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.load_jobs import JOBS
+from load.jobs import JOBS
 
 VALUES = 1_000_000
 WARMUP = 1000
 
 
 def report(directory: str) -> dict[str, float]:
-    """Builds a report; its CSV has all jobs."""
+    """Builds a report, whose CSV must have all jobs."""
     from experiments.report import build_report
 
     start = time.perf_counter()
@@ -32,7 +32,7 @@ def report(directory: str) -> dict[str, float]:
 
 
 def index(directory: str) -> dict[str, float]:
-    """Builds the index of several sweeps; each is there with all its jobs."""
+    """Builds the index of several sweeps, which must list each with all its jobs."""
     from experiments.index import build_index
 
     start = time.perf_counter()
@@ -45,7 +45,7 @@ def index(directory: str) -> dict[str, float]:
 
 
 def check() -> dict[str, float]:
-    """Composes and checks every job of a sweep, as is done before the first starts."""
+    """Composes and checks every job of a sweep, as happens before its first job starts."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
@@ -65,7 +65,7 @@ def check() -> dict[str, float]:
 
 
 def probe(directory: str) -> dict[str, float]:
-    """Records a million values: the file has all, memory those of evenly spread steps."""
+    """Records a million values: the file must have all, memory at most `KEPT` steps."""
     import torch
 
     from dynfilters import DDF

@@ -24,7 +24,7 @@ TRAINED = (
 
 
 def train_some(directory: Path) -> list[Path]:
-    """The folders of six jobs that were trained for the purpose."""
+    """Trains six jobs below `directory`; returns their folders."""
     command = [sys.executable, "-m", "experiments.ablate", "-m", *TRAINED]
     subprocess.run(
         [*command, f"hydra.sweep.dir={directory}"], check=True, capture_output=True, text=True
@@ -33,7 +33,7 @@ def train_some(directory: Path) -> list[Path]:
 
 
 def copy_sweep(some: list[Path], directory: Path, shape: str) -> None:
-    """`JOBS` jobs that differ in seeds, in settings (with five seeds each), or in depths (ten)."""
+    """Copies `some` into `JOBS` jobs that differ as `SHAPES[shape]` says."""
     change = SHAPES[shape]
     for i in range(JOBS):
         source = some[i % len(some)]
@@ -49,15 +49,18 @@ def copy_sweep(some: list[Path], directory: Path, shape: str) -> None:
 
 
 def _seeds(config: dict[str, Any], number: int) -> None:
+    """A seed for each job."""
     config["seed"] = number
 
 
 def _settings(config: dict[str, Any], number: int) -> None:
+    """A learning rate for every five jobs, which differ in their seeds."""
     config["seed"] = number % 5
     config["optim"]["lr"] = 0.001 * (1 + number // 5)
 
 
 def _depths(config: dict[str, Any], number: int) -> None:
+    """A depth for every ten jobs, which differ in their seeds."""
     config["seed"] = number % 10
     config["model"]["depth"] = 1 + number // 10
 

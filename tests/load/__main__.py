@@ -1,10 +1,10 @@
-"""How much the experiments' tools bear: thousands of jobs, a million recorded values.
+"""Runs the stress test of the experiments' tools: `make load`.
 
-    python -m benchmarks.load [--directory DIR] [--output benchmarks/results]
+    PYTHONPATH=.:tests python -m load [--directory DIR] [--output benchmarks/results]
 
 A few jobs are trained, and their folders copied under other seeds, settings and depths. Then each
-task runs in a process of its own, which checks what came out before its time and its peak memory
-count. Exit status 1 if a limit is passed.
+task runs in a process of its own, which checks its result before its time and its peak memory
+count. Exit status 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -19,18 +19,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import facts, load_tasks
-from benchmarks.load_jobs import JOBS, copy_sweep, train_some
+from benchmarks import results
 from experiments.files import write_atomically
+from load import tasks as load_tasks
+from load.jobs import JOBS, SHAPES, copy_sweep, train_some
 
-SHAPES = ("seeds", "settings", "depths")
 SWEEPS = 5  # of the index
 TASK_TIMEOUT = 900
 
 
 @dataclass(frozen=True)
 class Task:
-    """What runs in a process; `limit` is of the seconds or, with `grown`, of memory's growth."""
+    """A command of `load.tasks`, and its limits.
+
+    Attributes:
+        what: the row's name in the table.
+        run, arguments: the command.
+        seconds: its limit of time, None for none.
+        megabytes: its limit of the highest resident size or, with `grown`, of its growth.
+    """
 
     what: str
     run: str
@@ -41,7 +48,7 @@ class Task:
 
 
 def tasks(directory: Path) -> list[Task]:
-    """Those of the reports, the index over all sweeps, the check before a sweep, and the probe."""
+    """The tasks: reports, the index over all sweeps, the check before a sweep, and the probe."""
     report = [
         Task(f"report on {JOBS:,} jobs ({shape})", "report", (str(directory / shape),), 30, 500)
         for shape in SHAPES
@@ -55,7 +62,7 @@ def tasks(directory: Path) -> list[Task]:
 
 
 def prepare(directory: Path) -> None:
-    """The sweeps: three shapes for the reports, and as many as the index is to read."""
+    """Makes the sweeps: one of each shape for the reports, and `SWEEPS` for the index."""
     some = train_some(directory / "some")
     for shape in SHAPES:
         copy_sweep(some, directory / shape, shape)
@@ -64,8 +71,8 @@ def prepare(directory: Path) -> None:
 
 
 def measure(task: Task) -> dict[str, float]:
-    """Seconds and megabytes, as the child measures them; `RuntimeError` if it fails."""
-    command = [sys.executable, "-m", "benchmarks.load_tasks", task.run, *task.arguments]
+    """Runs a task; returns its figures as the child measured them. `RuntimeError` if it fails."""
+    command = [sys.executable, "-m", "load.tasks", task.run, *task.arguments]
     child = subprocess.run(
         command, capture_output=True, text=True, timeout=TASK_TIMEOUT, check=False
     )
@@ -75,7 +82,7 @@ def measure(task: Task) -> dict[str, float]:
 
 
 def row(task: Task, found: dict[str, float]) -> tuple[str, bool]:
-    """The table's line, and whether the limits are kept."""
+    """Returns the table's line, and whether the limits are kept."""
     memory = found["grown" if task.grown else "peak"]
     kept = memory <= task.megabytes and (task.seconds is None or found["seconds"] <= task.seconds)
     limit = "–" if task.seconds is None else f"≤ {task.seconds:g} s"
@@ -91,7 +98,7 @@ def row(task: Task, found: dict[str, float]) -> tuple[str, bool]:
 
 
 def run(directory: Path, say: Callable[[str], None] = print) -> tuple[str, bool]:
-    """The table as Markdown, and whether all limits are kept."""
+    """Runs all tasks; returns the table as Markdown, and whether all limits are kept."""
     start = time.perf_counter()
     prepare(directory)
     say(f"prepared in {time.perf_counter() - start:.0f} s")
@@ -106,17 +113,18 @@ def run(directory: Path, say: Callable[[str], None] = print) -> tuple[str, bool]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m load", description=__doc__)
     parser.add_argument("--directory", type=Path, help="where the sweeps go; temporary otherwise")
     parser.add_argument("--output", type=Path, help="a folder for the table, named by device")
     options = parser.parse_args(arguments)
-    machine = facts.machine("cpu")
+    machine = results.machine("cpu")
     with tempfile.TemporaryDirectory() as temporary:
         table, good = run(options.directory or Path(temporary))
     if options.output is not None:
-        head = f"# Load on {facts.title(machine)}\n\n{machine['date']}; torch {machine['torch']}; "
-        head += f"load {machine['load_before']} before.\n\n{load_tasks.__doc__}\n"
-        file = options.output / f"load-{facts.file_name(machine)}.md"
+        head = f"# Load on {results.title(machine)}\n\n{machine['date']}; "
+        head += f"torch {machine['torch']}; load {machine['load_before']} before.\n\n"
+        head += f"{load_tasks.__doc__}\n"
+        file = options.output / f"load-{results.file_name(machine)}.md"
         write_atomically(file, f"{head}{table}")
         print(file)
     return 0 if good else 1

@@ -6,7 +6,7 @@ SWEEP ?= outputs/ablation
 # The build backend is pinned by the same file, which a flag of pip would not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help ablation results bench sanitize load gpu test fuzz package compare docs lint format readme clean
+.PHONY: help ablation results bench sanitize load gpu test test-full fuzz package compare docs lint format readme clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -22,13 +22,19 @@ results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradi
 	done
 	$(PY) -m experiments.results_page
 
-# What depends on the kernels, which are native where a compiler is.
-BOTH := tests/test_filter2d*.py tests/test_filters*.py tests/test_activated.py tests/test_closed_forms.py \
-	tests/test_golden.py tests/test_integrations.py
+# Values and gradients depend on the kernels, which are native where a compiler is.
+ON_REFERENCE := tests/test_filter2d.py tests/test_filter2d_gradients.py tests/test_filter2d_numerics.py \
+	tests/test_activated.py tests/test_ddf_generate.py tests/test_pool_project.py tests/test_filters.py \
+	tests/test_golden.py
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
-test: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
-	DYNFILTERS_BACKEND=reference OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BOTH) -k "not Inductor and not compile and not DDP"
+test: $(VENV)/dev  ## The tests of every day, in five minutes
+	$(PYTEST) -m "not full and not slow"
+
+# ONLY=full: without what `make test` has run.
+test-full: $(VENV)/dev  ## All tests, and those of ops and layers on the reference kernels too
+	$(PYTEST) -m "$(if $(ONLY),$(ONLY) and )not slow"
+	DYNFILTERS_BACKEND=reference $(PYTEST) $(ON_REFERENCE)
 
 # Until the time is up. ONLY: some properties. SEED: that of a run before, for the same inputs.
 fuzz: $(VENV)/dev  ## Properties under ever new inputs for TIME=600 seconds; what fails goes to tests/regressions

@@ -54,6 +54,7 @@ def test_configurations_of_different_computations_have_two(ours, theirs) -> None
     assert config_hash(make(*ours)) != config_hash(make(*theirs))
 
 
+@pytest.mark.full
 def test_the_hash_is_a_short_directory_name_that_other_runs_find_again() -> None:
     code = "from sweeps import make; from experiments.confighash import canonical, config_hash as h"
     code += "; print(h(make('seed=3')))"
@@ -209,6 +210,7 @@ class Fragile(dynfilters.DwConv):
 """
 
 
+@pytest.mark.full
 def test_the_command_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "my_filters.py").write_text(PLUGIN)
     command = [sys.executable, "-m", "experiments.ablate", "-m", *TINY, "plugins=[my_filters]"]

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from cases import FILTER2D, LAYOUTS, Filter2dCase, ids
+from combinations import pairwise
 from oracles import filter_norm
 from test_filter2d_torch import SOME
 from torch import Tensor
@@ -82,15 +83,10 @@ def _can(case: Filter2dCase, *names: str) -> bool:
     return case.kernel != (1, 1) or "filter_norm" not in names
 
 
-PAIRS = [(name, name) for name in NAMES] + [("softmax", "filter_norm"), ("filter_norm", "sigmoid")]
-EVERY = [
-    pytest.param(case, *pair, id=f"{case.name}-{'-'.join(pair)}")
-    for case, pair in itertools.product(FILTER2D, PAIRS)
-    if _can(case, *pair)
-]
+EVERY = [row for row in pairwise(FILTER2D, NAMES, NAMES) if _can(*row)]
 
 
-@pytest.mark.parametrize("case, spatial, channel", EVERY)
+@pytest.mark.parametrize("case, spatial, channel", EVERY, ids=lambda v: getattr(v, "name", v))
 def test_it_is_activation_then_filter(case: Filter2dCase, spatial: str, channel: str) -> None:
     leaves = make_leaves(case, channel)
     found = both_ways(fused, leaves, case, spatial, channel)
@@ -103,9 +99,9 @@ def test_it_is_activation_then_filter(case: Filter2dCase, spatial: str, channel:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ERRORS, ids=str)
-@pytest.mark.parametrize("case", SOME, ids=ids(SOME))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name, case, kind", pairwise(NAMES, SOME, ERRORS), ids=lambda v: getattr(v, "name", str(v))
+)
 def test_other_dtypes_are_near_float64(name: str, case: Filter2dCase, kind: torch.dtype) -> None:
     """Largest error over largest value, against float64 with the same numbers."""
     leaves = make_leaves(case, name, kind)

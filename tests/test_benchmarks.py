@@ -60,6 +60,7 @@ def measured(*arguments: str) -> list[dict]:
 # Verification
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
@@ -131,6 +132,7 @@ def test_what_counts_as_wrong(monkeypatch, change, which, status):
     assert {c["status"] for c in cells} == {status}
 
 
+@pytest.mark.full
 def test_a_candidate_that_fails_leaves_the_others_alone(monkeypatch):
     def fails(fn):
         def run_it(*tensors):
@@ -145,6 +147,7 @@ def test_a_candidate_that_fails_leaves_the_others_alone(monkeypatch):
     assert reasons == {"RuntimeError: no kernel for this"}
 
 
+@pytest.mark.full
 def test_a_device_that_gives_up_costs_its_setting_only(monkeypatch):
     right, calls = run.Bench.run, []
 
@@ -220,6 +223,7 @@ print(memory.beyond(compute, 40_000_000))
 """
 
 
+@pytest.mark.full
 @pytest.mark.needs("peak memory")
 def test_peak_memory_is_what_a_computation_had_in_use():
     # Scratch, and the ones. Alone in its process, as where it is used: memory that another
@@ -283,6 +287,7 @@ def test_table_has_a_line_for_each_target_and_a_column_for_each_grid(device):
     assert len({(r["name"], r["layout"], r["dtype"]) for r in rows}) == len(rows)
 
 
+@pytest.mark.full
 def test_command_writes_both_files(tmp_path):
     """A process of its own, because it starts over with another allocator."""
     some = "--cases ddf --grids 5 --channels 8 --batch 2 --threads 1 --seconds 0.01 --layout nchw"
@@ -458,6 +463,7 @@ def script(name: str, code: str) -> stages.Stage:
     return stages.Stage(name, (sys.executable, "-c", code), 30)
 
 
+@pytest.mark.full
 def test_stages_go_on_after_one_that_fails(tmp_path, monkeypatch, capsys):
     planned = [
         script("build", "import sys; print('broken'); sys.exit(3)"),
@@ -483,6 +489,7 @@ def test_stages_of_a_gpu_day_fit_into_nine_minutes(tmp_path):
     assert left > 2 * stages.SPARE and planned[-1].command[-2:] == ("--output", str(tmp_path))
 
 
+@pytest.mark.full
 def test_stages_know_how_long_and_whether_there_is_a_library(tmp_path, monkeypatch):
     monkeypatch.delenv("DYNFILTERS_BACKEND", raising=False)
     tell = "import os, sys; print(sys.argv[1], os.environ.get('DYNFILTERS_BACKEND'))"
@@ -493,6 +500,7 @@ def test_stages_know_how_long_and_whether_there_is_a_library(tmp_path, monkeypat
         assert (tmp_path / "bench.log").read_text() == f"2.00 {backend}\n"
 
 
+@pytest.mark.full
 def test_gpu_day_needs_no_hydra():
     """Its tests and its benchmark import where only torch, numpy and pytest are."""
     files = stages.cuda_tests()

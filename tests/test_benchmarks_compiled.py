@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks import compiled
 
+pytestmark = pytest.mark.full
+
 ARGUMENTS = ["--batch", "2", "--size", "6", "--seconds", "0.05"]
 
 

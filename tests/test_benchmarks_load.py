@@ -13,6 +13,8 @@ from sweeps import CURVE, result, save
 
 from experiments.results import load_sweep
 
+pytestmark = pytest.mark.full
+
 JOBS = 24
 
 

@@ -7,6 +7,8 @@ import torch
 
 from benchmarks import probe
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def times(monkeypatch):

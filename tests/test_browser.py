@@ -16,7 +16,7 @@ from experiments import pictures
 from experiments.index import build_index
 from experiments.report import build_report
 
-pytestmark = pytest.mark.needs("browser")
+pytestmark = [pytest.mark.full, pytest.mark.needs("browser")]
 DESKTOP, PHONE = 1280, 360
 
 

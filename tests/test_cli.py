@@ -154,6 +154,7 @@ def test_doctor_notices_wrong_results(monkeypatch, capsys) -> None:
     assert "its results are wrong" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_python_m_dynfilters_runs_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dynfilters", "info", "nothing"], capture_output=True, text=True

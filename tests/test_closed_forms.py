@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from combinations import pairwise
 
 import dynfilters
 from dynfilters.diagnostics import (
@@ -59,10 +60,11 @@ def measured(name, shape, options, dtype="float32", out_channels=None, **inputs)
     return measure_memory(lambda: layer(x)).saved_bytes
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_saved_bytes_are_the_closed_form(name, options, shape, dtype) -> None:
+@pytest.mark.parametrize(
+    ("case", "shape", "dtype"), pairwise(CASES, SHAPES, ["float64", "float32", "bfloat16"]), ids=str
+)
+def test_saved_bytes_are_the_closed_form(case, shape, dtype) -> None:
+    name, options = case
     expected = saved_bytes_formula(name, shape, options=options, dtype=dtype)
     assert measured(name, shape, options, dtype, requires_grad=True) == expected
     assert measured(name, shape, options, dtype) == expected

@@ -22,6 +22,8 @@ from experiments.confighash import canonical, config_hash
 from experiments.files import flatten
 from experiments.sizes import AXES
 
+pytestmark = pytest.mark.full
+
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 PACKAGE = "dynfilters.conf" if importlib.util.find_spec("dynfilters.conf") else "conf"
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 import dynfilters
 from dynfilters.ops import filter2d
 
+pytestmark = pytest.mark.full
+
 THREADS, ROUNDS = 8, 6
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 FILTERS = ("ddf", "involution", "carafe_up", "condconv", "dw_weightnet", "ddf_up", "weightnet")

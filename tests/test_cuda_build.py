@@ -69,6 +69,7 @@ ptxas info    : Used 32 registers, used 0 barriers, 16 bytes cumulative stack si
     assert parse(text * 2) == [Usage("_Z1fPf", 32, 16, 12)] * 2
 
 
+@pytest.mark.full
 @pytest.mark.needs("nvcc")
 def test_the_kernels_compile_and_those_for_3x3_stay_in_registers() -> None:
     """For all four types, and with all ways to combine. One test, so that one process does it."""

@@ -9,6 +9,8 @@ from cuda_shim.generate import GenerateKernels
 from test_ddf_generate import apart, by_format, operands, without_biases
 from test_pool_project import BOUNDS, check
 
+pytestmark = pytest.mark.full
+
 MODES = [Mode(order, seed=7) for order in ORDERS]
 # x, and the outputs of the squeeze: at and around 32 positions, 64 channels, 4 samples, 32 lanes,
 # and 128 taps.

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from cases import FILTER2D, Filter2dCase, ids
+from combinations import pairwise
 from comparison import BOUNDS, STORED, WIDTHS, Given, check, compare, draw, operands, truth
 from cuda_shim import mutants
 from cuda_shim.device import ORDERS, SHARED_SMALLEST, Mode
@@ -14,6 +15,8 @@ from cuda_shim.filter2d import Kernels
 
 from dynfilters.ops import reference
 from dynfilters.ops.reference import Geometry
+
+pytestmark = pytest.mark.full
 
 MODES = [Mode(order, seed=7) for order in ORDERS] + [Mode("descending", late=False)]
 SUBSETS = [wanted for wanted in itertools.product([True, False], repeat=3) if any(wanted)]
@@ -31,15 +34,11 @@ def run(kernels: Kernels, case: Filter2dCase, given: Given, mode: Mode = MODES[0
     return [y, *kernels.backward(geometry, *given, mode)]
 
 
-KINDS = [
-    *itertools.product(BOUNDS, ["contiguous", "channels last"]),
-    *itertools.product([torch.float64, torch.bfloat16], ["odd strides"]),
-    *itertools.product([torch.float32, torch.float16], ["odd rows"]),
-]
-
-
-@pytest.mark.parametrize(("dtype", "stored"), KINDS, ids=str)
-@pytest.mark.parametrize("case", FILTER2D, ids=ids(FILTER2D))
+@pytest.mark.parametrize(
+    ("case", "dtype", "stored"),
+    pairwise(FILTER2D, BOUNDS, STORED),
+    ids=lambda v: getattr(v, "name", str(v)),
+)
 def test_table(kernels: Kernels, case: Filter2dCase, dtype: torch.dtype, stored: str) -> None:
     given = operands(case, dtype, stored)
     y, grad_x, *_ = found = run(kernels, case, given)
@@ -77,9 +76,11 @@ MANY = [
 ]
 
 
-@pytest.mark.parametrize("stored", ["contiguous", "channels last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", MANY, ids=ids(MANY))
+@pytest.mark.parametrize(
+    ("case", "dtype", "stored"),
+    pairwise(MANY, [torch.float32, torch.bfloat16], ["contiguous", "channels last"]),
+    ids=lambda v: getattr(v, "name", str(v)),
+)
 def test_many_channels(
     kernels: Kernels, case: Filter2dCase, dtype: torch.dtype, stored: str
 ) -> None:
@@ -122,9 +123,11 @@ def test_only_the_gradients_asked_for(kernels: Kernels, case: Filter2dCase, stor
                 check(ours, gradient, str(wanted))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("stored", ["contiguous", "channels last"])
-@pytest.mark.parametrize("case", PATHS, ids=ids(PATHS))
+@pytest.mark.parametrize(
+    ("case", "stored", "dtype"),
+    pairwise(PATHS, ["contiguous", "channels last"], [torch.float32, torch.bfloat16]),
+    ids=lambda v: getattr(v, "name", str(v)),
+)
 def test_bits_do_not_depend_on_order(
     kernels: Kernels, case: Filter2dCase, stored: str, dtype: torch.dtype
 ) -> None:
@@ -135,9 +138,11 @@ def test_bits_do_not_depend_on_order(
             assert a is b is None or torch.equal(a, b)
 
 
-@pytest.mark.parametrize("offset", [1, 2, 4, 8])
-@pytest.mark.parametrize("stored", ["contiguous", "channels last"])
-@pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "stored", "offset"),
+    pairwise(BOUNDS, ["contiguous", "channels last"], [1, 2, 4, 8]),
+    ids=str,
+)
 def test_operands_off_the_boundaries_of_vectors(
     kernels: Kernels, dtype: torch.dtype, stored: str, offset: int
 ) -> None:

@@ -26,6 +26,8 @@ from torch import Tensor
 
 from dynfilters.ops.reference import Geometry
 
+pytestmark = pytest.mark.full
+
 MODES = [Mode(order, seed=7) for order in ORDERS]
 PAIRS = [(kind, kind) for kind in KINDS[1:]]
 PAIRS += [("softmax", "filter_norm"), ("filter_norm", "identity"), ("identity", "tanh")]

@@ -10,6 +10,8 @@ from cuda_shim.build import SHIM, build
 from cuda_shim.device import ORDERS, Device, Mode, ShimError
 from torch import Tensor
 
+pytestmark = pytest.mark.full
+
 MODES = [Mode(order, late=late) for order in ORDERS for late in (True, False)]
 BLOCKS, THREADS = 2, 64
 # Of each toy of toys.cpp: floats a thread takes and gives, and what is said about its faults.

@@ -18,6 +18,8 @@ from dynfilters.export import ExportError, export_onnx
 from dynfilters.ops import filter2d, filter2d_reference
 from tests.cases import FILTER2D
 
+pytestmark = pytest.mark.full
+
 CHANNELS = 16
 GUIDED = "guided"
 # Beside every registered filter as it is.

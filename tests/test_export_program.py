@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import dynfilters
 from dynfilters.export import ExportError, export_program, load_program
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[1]
 LOAD = {
     "graph": "torch.export.load(path).module()",

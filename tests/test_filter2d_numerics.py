@@ -135,6 +135,7 @@ def test_activations_of_extreme_taps_are_torchs_own(name, dtype, layout) -> None
     )
 
 
+@pytest.mark.full
 @by_layout
 @pytest.mark.parametrize("channels", [1, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -16,6 +16,8 @@ from fuzz.property import Property, draws, from_plain, to_plain
 from fuzz.worker import Journal, run_batch
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.full
+
 TESTS = Path(__file__).parent
 PROPERTIES = """
 import os, signal, time

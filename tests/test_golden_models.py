@@ -13,6 +13,8 @@ import dynfilters
 from dynfilters.diagnostics import count_macs, count_parameters
 from dynfilters.models.official import OfficialWeightsError
 
+pytestmark = pytest.mark.full
+
 golden = cache(Golden)
 
 

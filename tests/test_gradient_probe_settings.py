@@ -26,6 +26,7 @@ FILTERS = [("ddf", "sigmoid"), ("ddf", "filter_norm"), ("condconv", None), ("dw_
 of_pytorch_itself = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
+@pytest.mark.full
 @of_pytorch_itself
 @pytest.mark.parametrize(("filter", "activation"), FILTERS)
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -48,6 +49,7 @@ def test_a_compiled_model_has_the_same_records_and_one_graph(filter, activation,
     assert len(graphs) == 2  # one for steps that are recorded, one for the others
 
 
+@pytest.mark.full
 @of_pytorch_itself
 def test_inductor_compiles_the_probe_into_the_graph():
     torch._dynamo.reset()
@@ -59,6 +61,7 @@ def test_inductor_compiles_the_probe_into_the_graph():
     assert by_key(probe) == pytest.approx(by_key(eager), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.full
 def test_a_model_that_was_compiled_before_is_told_apart_from_one_without_taps():
     torch._dynamo.reset()
     model = network(width=4)
@@ -166,6 +169,7 @@ def _read(path: Path) -> dict[tuple, float]:
         return {(r["layer"], r["branch"], r["quantity"]): float(r["value"]) for r in rows}
 
 
+@pytest.mark.full
 def test_data_parallel_processes_agree_on_parameters_and_have_taps_of_their_own(tmp_path):
     torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
     model = network(width=4).eval()

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from combinations import full
 from torch import nn
 from torch._inductor.utils import run_and_get_code
 
@@ -28,7 +29,7 @@ def _block(name: str) -> nn.Module:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "name, ops",
-    [("ddf", ["ddf_generate", "filter2d_activated"]), ("dw_condconv", ["filter2d"])],
+    [("ddf", ["ddf_generate", "filter2d_activated"]), full(("dw_condconv", ["filter2d"]))],
 )
 def test_a_block_in_channels_last_keeps_its_fusions(name: str, ops: list[str]) -> None:
     torch._dynamo.reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from combinations import full
 from torch import Tensor, nn
 
 import dynfilters
@@ -12,11 +13,15 @@ from dynfilters.testing.check import check, make_subject
 from dynfilters.testing.distributed import check_gradients, prepare
 
 NAMES = dynfilters.list_filters()
+# Seconds for each filter: tracing, compiling, finite differences of second order.
+SLOW = ("torch.compile", "Inductor", "torch.export", "opcheck", "double backward", "func.jvp")
 OPTIONS = {"out_channels": 6}  # with the 1×1 convolution behind depth-wise filters
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("capability", [name for name in CAPABILITIES if name != "DDP"])
+@pytest.mark.parametrize(
+    "capability", [full(name) if name in SLOW else name for name in CAPABILITIES if name != "DDP"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_capability(name: str, capability: str, device, record_property) -> None:
     result = check(make_subject(name, OPTIONS, device), capability)

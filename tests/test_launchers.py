@@ -13,6 +13,8 @@ from sweeps import ROOT, TINY, run_main
 
 from experiments.results import GRADIENTS, RESULT, read_result
 
+pytestmark = pytest.mark.full
+
 LAUNCHERS = ("joblib", "submitit_local")
 SWEEP = (*TINY, "filter=dwconv", "seed=0,1", "measure.seconds=0")
 PLUGIN = """

@@ -12,6 +12,7 @@ import math
 import pytest
 import torch
 from cases import LAYOUTS
+from combinations import pairwise
 from torch import Tensor
 
 from dynfilters.ops import reference
@@ -107,9 +108,9 @@ def compare(geometry: Geometry, given: list[Tensor | None]) -> None:
             assert error <= BOUNDS[dtype]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize(
+    "geometry, dtype, channels_last", pairwise(GEOMETRIES, BOUNDS, [False, True]), ids=str
+)
 def test_values_and_gradients(geometry: Geometry, dtype: torch.dtype, channels_last: bool) -> None:
     """More columns and channels than a vector has lanes, and a remainder of each."""
     for kinds, (groups, channels) in itertools.product(("s", "c", "sc", "scp"), ((1, 21), (2, 38))):

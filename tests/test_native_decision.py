@@ -10,6 +10,8 @@ from toolbox import FakeCompiler, Processes
 
 from dynfilters.native import build, loader, toolchain
 
+pytestmark = pytest.mark.full
+
 SLOWER = "RuntimeWarning: dynfilters runs on its slower reference kernels on cpu: "
 
 

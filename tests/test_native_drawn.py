@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from fuzz import generators, ops
 
-pytestmark = pytest.mark.needs("native")
+pytestmark = [pytest.mark.full, pytest.mark.needs("native")]
 
 test_filter2d = ops.FILTER2D.as_test()
 test_filter2d_activated = ops.ACTIVATED.as_test()

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import memory
 from dynfilters.ops.reference import Geometry
 
-pytestmark = pytest.mark.needs("native", "peak memory")
+pytestmark = [pytest.mark.full, pytest.mark.needs("native", "peak memory")]
 
 LIBC = ctypes.CDLL(None)
 THREADS = 2

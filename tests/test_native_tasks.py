@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cpu"
 # Arguments: how many tasks, how many threads; thread 0 rests on its first task until all others
 # have ended. Prints, a line for each thread, its tasks, with a + where the one behind is next.

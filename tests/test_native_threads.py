@@ -19,7 +19,7 @@ from dynfilters.ops import pool_project
 from dynfilters.ops.ddf_generate import ddf_generate
 from dynfilters.ops.reference import Geometry
 
-pytestmark = pytest.mark.needs("native")
+pytestmark = [pytest.mark.full, pytest.mark.needs("native")]
 
 # Several tiles each, and few samples: threads share a sample.
 GEOMETRIES = [

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dynfilters import create_model, load_official
 from dynfilters.models.official import OfficialWeightsError
 
+pytestmark = pytest.mark.full
+
 TINY = {"layers": (1, 1, 1, 1), "num_classes": 3}
 
 

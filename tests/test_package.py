@@ -14,6 +14,8 @@ import pytest
 
 from dynfilters.native import toolchain
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("dynfilters", "conf", "csrc", "pyproject.toml", "README.md", "LICENSE")
 

@@ -78,6 +78,7 @@ def test_a_new_classifier_is_followed(tmp_path: Path) -> None:
     _assert_same(found, model, 33)
 
 
+@pytest.mark.full
 def test_in_a_fresh_process_offline(tmp_path: Path) -> None:
     """Without huggingface_hub, which directories do not need."""
     model = _model()
@@ -242,6 +243,7 @@ def test_from_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+@pytest.mark.full
 def test_offline_nothing_is_asked_for(tmp_path: Path) -> None:
     """HF_HUB_OFFLINE is read as huggingface_hub is imported."""
     code = (

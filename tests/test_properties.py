@@ -5,10 +5,13 @@ DYNFILTERS_FUZZ says how many others to draw; `make fuzz` draws others until its
 
 from __future__ import annotations
 
+import pytest
 from fuzz.configuration import CONFIGURATION
 from fuzz.layers import LAYERS
 from fuzz.reports import REPORTS
 from fuzz.surgery import SURGERY
+
+pytestmark = pytest.mark.full
 
 test_layers = LAYERS.as_test()
 test_surgery = SURGERY.as_test()

@@ -32,6 +32,7 @@ def test_matrix_of_integrations_is_what_the_tests_found() -> None:
         assert all(status == "ok" or reason for status, reason in row.values())
 
 
+@pytest.mark.full
 def test_python_blocks_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     assert len(blocks) >= 2
@@ -43,6 +44,7 @@ def test_python_blocks_run() -> None:
     assert tuple(scope["taps"].channel.shape) == (8, 64, 9)
 
 
+@pytest.mark.full
 def test_hydra_snippet_makes_a_filter(tmp_path: Path) -> None:
     """The YAML of the README as a stranger's primary config, in a stranger's directory."""
     (snippet,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)

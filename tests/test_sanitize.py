@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import sanitize
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def given(tmp_path: Path) -> dict[str, str]:

@@ -23,6 +23,8 @@ from experiments.trainer.loading import Source
 from experiments.trainer.recipe import loss_function
 from experiments.trainer.settings import check_settings, check_source
 
+pytestmark = pytest.mark.full
+
 REFUSED = [
     ("model.name=ddf_resnet5", "unknown model 'ddf_resnet5': did you mean 'ddf_resnet50'"),
     ("+model.wdth=3", "wdth"),

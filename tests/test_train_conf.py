@@ -19,6 +19,8 @@ from experiments.table_c import ROWS
 from experiments.train import TRAIN_CONF
 from experiments.trainer.folder import list_images
 
+pytestmark = pytest.mark.full
+
 EXPERIMENTS = sorted((TRAIN_CONF / "experiment").glob("*.yaml"))
 
 

@@ -215,6 +215,7 @@ def test_an_update_is_the_gradient_of_the_loss_shortened(tmp_path, monkeypatch) 
     assert length == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "option", ["precision=bf16-mixed", "channels_last=true", "augment.mixup=0.2", "ema.decay=null"]
 )

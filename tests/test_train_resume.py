@@ -22,6 +22,8 @@ from training_runs import (
 
 from experiments.trainer.engine import Engine
 
+pytestmark = pytest.mark.full
+
 # 33 images in batches of 8: four steps an epoch, twelve in all, a checkpoint at every second.
 STEPS = 12
 

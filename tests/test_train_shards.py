@@ -18,6 +18,8 @@ from experiments.trainer.images import UNREADABLE, CentreCrop
 from experiments.trainer.loading import collate, find_images, test_batches, training_batches
 from experiments.trainer.order import Share
 
+pytestmark = pytest.mark.full
+
 CROP = CentreCrop(12, 0.875, "bicubic")
 
 

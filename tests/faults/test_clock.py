@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 
+import pytest
 from disturbed import goes_on, start
 
 from experiments.results import RESULT, SWEEP
+
+pytestmark = pytest.mark.full
 
 
 def test_the_clock_goes_back_in_mid_sweep(tmp_path, undisturbed, monkeypatch) -> None:

@@ -10,6 +10,8 @@ from training_runs import SMALL, checkpoint, lasting, run_train, same, write_ima
 
 from experiments.trainer.checkpoint import BEST, LAST
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -13,6 +13,8 @@ from sweeps import run_main
 from experiments.report import build_report
 from experiments.results import CROPS, GRADIENTS, HISTORY, LAYERS, RESULT
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from disturbed import FILLER, goes_on, start
+
+pytestmark = pytest.mark.full
 
 
 def ends_clearly(sweep: Path, fault: str, message: str) -> None:

@@ -9,6 +9,8 @@ import signal
 import pytest
 from disturbed import JOBS, TIMEOUT, finished, goes_on, leftovers, start, wait_for
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.parametrize(
     ("fault", "done", "left"),

@@ -14,6 +14,8 @@ from sweeps import run_main
 from experiments.files import locked
 from experiments.report import build_report
 
+pytestmark = pytest.mark.full
+
 
 def test_the_second_sweep_stops_before_its_first_job(
     tmp_path, undisturbed, monkeypatch, capfd

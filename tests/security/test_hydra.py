@@ -15,6 +15,8 @@ from sweeps import run_main
 from experiments import ablate, guard, train
 from security.attacks import Evil
 
+pytestmark = pytest.mark.full
+
 TARGET = "{_target_: os.makedirs, name: MARKER}"
 FACTORY = '{version: 1, handlers: {x: {"()": os.makedirs, name: MARKER}}}'
 HANDLER = "{class: logging.FileHandler, filename: MARKER}"

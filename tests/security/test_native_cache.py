@@ -16,6 +16,8 @@ import pytest
 
 from dynfilters.native import build, cache
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def private(tmp_path: Path) -> Path:

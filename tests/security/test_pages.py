@@ -21,6 +21,8 @@ from experiments.wording import escape_markdown
 from security.attacks import OBEYED, SCRIPT, TEXTS
 from security.hostile_sweep import hostile
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:

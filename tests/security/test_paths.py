@@ -23,6 +23,8 @@ from experiments.trainer.images import UnreadableError, read_image
 from security.attacks import TEXTS
 from security.hostile_sweep import PIXEL
 
+pytestmark = pytest.mark.full
+
 SMOKE = ("-m", "experiment=smoke", "name=s", "filter=conv", "seed=0", "activation=sigmoid")
 
 

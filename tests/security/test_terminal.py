@@ -20,6 +20,8 @@ from experiments.callback import stop
 from experiments.results import RESULT
 from security.attacks import OBEYED, TEXTS
 
+pytestmark = pytest.mark.full
+
 ALL = "".join(TEXTS.values())
 
 

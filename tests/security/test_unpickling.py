@@ -29,6 +29,8 @@ from experiments.trainer.images import UnreadableError, read_image
 from experiments.trainer.shards import TestShards, list_shards, read_shard
 from security.attacks import Evil
 
+pytestmark = pytest.mark.full
+
 WEIGHTS = {"weight": torch.ones(2, 2)}
 
 

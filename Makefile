@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 .PHONY: help ablation results bench sanitize load gpu test test-full fuzz package compare docs lint format readme clean
 
 help:  ## What can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 ablation: $(VENV)/experiments  ## The main job: activations and filters compared on real data, with a report
 	$(PY) -m experiments.ablate -m hydra.sweep.dir=$(SWEEP)

@@ -29,9 +29,9 @@ import torch
 
 from benchmarks.cases import DTYPES, GRIDS, KINDS, LAYOUTS, PASSES, TABLE_BATCH
 from benchmarks.targets import MEGABYTE
+from dynfilters._output import finite
 from dynfilters.diagnostics.settings import describe_device
 from dynfilters.native.toolchain import FEATURES, processor
-from dynfilters.strict_json import finite
 from experiments.files import read_json, write_atomically
 from experiments.machine import versions
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dynfilters.strict_json import finite
 
 from benchmarks.cases import DTYPES, GRIDS, KINDS, LAYOUTS, PASSES, TABLE_BATCH
 from benchmarks.targets import MEGABYTE

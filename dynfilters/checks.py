@@ -81,6 +81,15 @@ def is_autocast(tensor: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
+def to_autocast_dtype(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Returns the tensors in the dtype of autocast, which leaves float64 alone."""
+    wide = torch.float64
+    return [
+        t.to(torch.get_autocast_dtype(t.device.type)) if t is not None and t.dtype != wide else t
+        for t in tensors
+    ]
+
+
 def check_like(name: str, tensor: Tensor, of: str, other: Tensor) -> None:
     """`ValueError` unless `tensor` has the device and the dtype of `other`, called `of`.
 
@@ -103,3 +112,8 @@ def check_share(name: str, value: float) -> float:
     if not number or not 0 <= value < 1:
         raise ValueError(f"{name}: expected a number of at least 0 and below 1, got {value!r}")
     return value
+
+
+def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Returns whether two shapes are equal, `torch.Size` or not."""
+    return tuple(shape) == tuple(other)

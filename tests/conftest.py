@@ -15,7 +15,7 @@ import requirements
 import torch
 from toolbox import FakeCompiler
 
-from dynfilters.filters import zoo
+from dynfilters.filters import registry as filter_registry
 from dynfilters.models import registry
 from dynfilters.native import loader, toolchain
 
@@ -69,10 +69,10 @@ def _seed() -> None:
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
     """Filters that a test registers are gone after it: others look at all names."""
-    before = dict(zoo._filters._entries)
+    before = dict(filter_registry._filters._entries)
     yield
-    zoo._filters._entries.clear()
-    zoo._filters._entries.update(before)
+    filter_registry._filters._entries.clear()
+    filter_registry._filters._entries.update(before)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def blocks(page: Path) -> list[str]:
 @pytest.fixture
 def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page registers is gone afterwards."""
-    from dynfilters.filters.zoo import _filters
+    from dynfilters.filters.registry import _filters
 
     monkeypatch.setattr(_filters, "_entries", dict(_filters._entries))
 

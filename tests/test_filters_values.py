@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters.nn import FilterNorm
-from dynfilters.nn.convolution import Conv2d
+from dynfilters.nn.linear import Conv2d
 
 
 @pytest.mark.parametrize("combine", ["mul", "add"])
@@ -236,7 +236,8 @@ def test_images_narrower_than_the_stride_train_in_bfloat16(name: str, options, c
 
 @pytest.mark.parametrize("name", dynfilters.list_filters(upsamples=False))
 def test_no_filter_leaves_a_stride_or_dilation_to_plain_convolution(name: str) -> None:
-    """For either, PyTorch's may give any numbers in bfloat16 (`ops.conv2d.is_garbled`)."""
+    """For either, PyTorch's may give any numbers in bfloat16
+    (`ops.conv2d.has_onednn_bf16_grad_bug`)."""
     for options in ({"stride": 2}, {"dilation": 2}):
         layer = dynfilters.create_filter(name, 16, **options)
         convolutions = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]

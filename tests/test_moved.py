@@ -13,7 +13,7 @@ from dynfilters import _moved
 @pytest.fixture
 def rows(monkeypatch):
     """Rows of the test's own: a module that is gone, a package that is gone, a renamed class."""
-    new = ("dynfilters.nn.taps", "dynfilters.nn.linear")
+    new = ("dynfilters.nn.layers", "dynfilters.nn.linear")
     monkeypatch.setitem(_moved.MOVED, "dynfilters.gone", new)
     monkeypatch.setitem(_moved.MOVED, "dynfilters.gone.inner", new[1:])
     monkeypatch.setitem(_moved.RENAMED, "Dense", "GroupedLinear")
@@ -23,9 +23,9 @@ def test_names_are_found_where_they_are_now(rows) -> None:
     from dynfilters.gone import Dense, GroupedLinear, Taps
     from dynfilters.gone.inner import GroupedLinear as inner
 
-    from dynfilters.nn import linear, taps
+    from dynfilters.nn import layers, linear
 
-    assert Taps is taps.Taps
+    assert Taps is layers.Taps
     assert Dense is GroupedLinear is inner is linear.GroupedLinear
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import dynfilters
 from dynfilters.diagnostics import count_macs, count_parameters, measure_bandwidth, profile_filter
 from dynfilters.diagnostics import profile as profiling
-from dynfilters.filters import zoo
+from dynfilters.filters import registry
 
 SHAPE = (2, 16, 6, 7)
 QUICK = {"min_run_time": 1e-3}
@@ -38,7 +38,7 @@ def own_filter():
             return x * self.weight
 
     yield "own_for_the_test"
-    del zoo._filters._entries["own_for_the_test"]
+    del registry._filters._entries["own_for_the_test"]
 
 
 @pytest.mark.parametrize("name", dynfilters.list_filters())

@@ -11,7 +11,7 @@ from torch import nn
 
 import dynfilters
 from dynfilters import UnknownNameError
-from dynfilters.filters import zoo
+from dynfilters.filters import registry
 from dynfilters.registry import Registry
 
 CONTRACT = {
@@ -50,7 +50,7 @@ ACTIVATIONS = {
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch) -> None:
     """Registrations of a test end with it."""
-    monkeypatch.setattr(zoo._filters, "_entries", dict(zoo._filters._entries))
+    monkeypatch.setattr(registry._filters, "_entries", dict(registry._filters._entries))
 
 
 def test_the_shipped_ones_are_there_and_sorted() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 import dynfilters
 from dynfilters.diagnostics import count_macs, count_parameters
-from dynfilters.filters import zoo
+from dynfilters.filters import registry
 from dynfilters.models import UpsamplingNet
 from dynfilters.models.upsampler import (
     STATIC,
@@ -141,7 +141,7 @@ def test_it_survives_a_copy_and_a_state_dict(filter) -> None:
 
 
 def test_a_users_own_upsampler_joins(monkeypatch) -> None:
-    monkeypatch.setattr(zoo._filters, "_entries", dict(zoo._filters._entries))
+    monkeypatch.setattr(registry._filters, "_entries", dict(registry._filters._entries))
 
     @dynfilters.register_filter("nearest_up", upsamples=True)
     class Nearest(torch.nn.Upsample):

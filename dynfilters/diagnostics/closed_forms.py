@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from dynfilters.checks import check_choice, check_kernel_size
 from dynfilters.diagnostics.settings import DTYPES, PARTS, check_shape
 from dynfilters.filters import filter_info
-from dynfilters.filters.zoo import COMMON
+from dynfilters.filters.registry import COMMON
 
 Shapes = dict[str, tuple[int, ...]]
 # Whose output is all that they keep, unlike filter_norm, where they act on hidden units.

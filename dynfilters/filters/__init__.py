@@ -2,19 +2,18 @@
 
 from dynfilters.filters.carafe import Carafe, CarafeUp
 from dynfilters.filters.condconv import CondConv, DwCondConv
-from dynfilters.filters.ddf import DDF, DDFChannel, DDFSpatial
-from dynfilters.filters.ddf_up import DDFUp
+from dynfilters.filters.ddf import DDF, DDFChannel, DDFSpatial, DDFUp
 from dynfilters.filters.involution import Involution
 from dynfilters.filters.odconv import DwODConv, ODConv
-from dynfilters.filters.static import Conv, DwConv
-from dynfilters.filters.weightnet import DwWeightNet, WeightNet
-from dynfilters.filters.zoo import (
+from dynfilters.filters.registry import (
     FilterInfo,
     create_filter,
     filter_info,
     list_filters,
     register_filter,
 )
+from dynfilters.filters.static import Conv, DwConv
+from dynfilters.filters.weightnet import DwWeightNet, WeightNet
 
 __all__ = [
     "DDF",

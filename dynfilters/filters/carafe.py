@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynfilters.checks import check_divides, check_odd, check_positive
-from dynfilters.filters.zoo import register_filter
+from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DepthwiseFilter, EncoderBranch
 
 PAPER = {

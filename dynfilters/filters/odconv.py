@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynfilters.checks import check_divides, check_positive
-from dynfilters.filters.zoo import register_filter
+from dynfilters.filters.registry import register_filter
 from dynfilters.nn import AttentionsBranch, DenseFilter, DepthwiseFilter, Taps, fusion
 
 PAPER = {
@@ -110,7 +110,7 @@ class ODConv(_Attended, DenseFilter):
         """
         halves = DenseFilter.generate, DenseFilter.apply_taps
         unseen = fusion.runs_unseen(self.branches["weight"], AttentionsBranch.forward)
-        if unseen and fusion.keeps(self, *halves):
+        if unseen and fusion.is_not_overridden(self, *halves):
             seen = self.guides(x, guide)["weight"]
             if self._favours_features(x):
                 return self._on_features(x, seen)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dynfilters.checks import check_divides, check_flag
-from dynfilters.filters.zoo import register_filter
+from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, Taps, check_activations
-from dynfilters.nn.convolution import Conv2d
+from dynfilters.nn.linear import Conv2d
 
 
 class _Static:

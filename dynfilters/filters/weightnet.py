@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dynfilters.checks import check_divides, check_flag, check_positive
-from dynfilters.filters.zoo import register_filter
+from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, GroupedFCBranch
 
 PAPER = {

@@ -30,7 +30,7 @@ from dynfilters._files import write_atomically
 from dynfilters._version import __version__
 from dynfilters.cost import count_macs, count_parameters
 from dynfilters.filters import FilterInfo
-from dynfilters.filters.zoo import filters_in
+from dynfilters.filters.registry import filters_in
 from dynfilters.models.checkpoints import CheckpointError, find_mismatch
 from dynfilters.models.registry import create_model
 

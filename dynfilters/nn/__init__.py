@@ -8,8 +8,8 @@ from dynfilters.nn.activations import (
     nonlinearity_gain,
     register_activation,
 )
-from dynfilters.nn.attentions import AttentionsBranch
 from dynfilters.nn.branches import (
+    AttentionsBranch,
     BottleneckBranch,
     EncoderBranch,
     ExpertsBranch,
@@ -18,8 +18,7 @@ from dynfilters.nn.branches import (
     SqueezeExciteBranch,
     TapsBranch,
 )
-from dynfilters.nn.layers import DenseFilter, DepthwiseFilter, DynamicFilter
-from dynfilters.nn.taps import Taps
+from dynfilters.nn.layers import DenseFilter, DepthwiseFilter, DynamicFilter, Taps
 
 __all__ = [
     "AttentionsBranch",

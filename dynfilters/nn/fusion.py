@@ -18,8 +18,7 @@ from dynfilters.checks import is_autocast
 from dynfilters.native import loader
 from dynfilters.nn.activations import FilterNorm
 from dynfilters.nn.branches import PointwiseBranch, SqueezeExciteBranch, TapsBranch
-from dynfilters.nn.convolution import Conv2d
-from dynfilters.nn.linear import GroupedLinear
+from dynfilters.nn.linear import Conv2d, GroupedLinear
 
 _PLAIN = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.Identity: "identity"}
 
@@ -30,7 +29,7 @@ def options(branches: nn.ModuleDict) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for kind, branch in branches.items():
-        if kind not in ("spatial", "channel") or not keeps(branch, TapsBranch.forward):
+        if kind not in ("spatial", "channel") or not is_not_overridden(branch, TapsBranch.forward):
             return None
         own = None if _is_watched(branch) else _described(kind, branch.activation)
         if own is None or ("eps" in own and own["eps"] != found.get("eps", own["eps"])):
@@ -40,7 +39,7 @@ def options(branches: nn.ModuleDict) -> dict[str, Any] | None:
     return None if all(name == "identity" for name in names) else found
 
 
-def keeps(module: nn.Module, *methods: Callable) -> bool:
+def is_not_overridden(module: nn.Module, *methods: Callable) -> bool:
     """Whether the module has these very methods: not overridden, nor replaced on the instance."""
     for method in methods:
         name = method.__name__
@@ -50,8 +49,10 @@ def keeps(module: nn.Module, *methods: Callable) -> bool:
 
 
 def runs_unseen(module: nn.Module, forward: Callable) -> bool:
-    """Whether nobody could tell if this `forward` were not called, but its steps one by one."""
-    return keeps(module, forward) and not _is_watched(module) and not _has_any_global_hook()
+    """Returns whether nothing observes or replaces this `forward` of the module."""
+    if _is_watched(module) or _has_any_global_hook():
+        return False
+    return is_not_overridden(module, forward)
 
 
 def would_round(x: Tensor, raw: dict[str, Tensor]) -> bool:
@@ -71,9 +72,9 @@ def generates_at_once(branches: nn.ModuleDict, guides: dict[str, Tensor]) -> boo
     return (
         (kind == "cpu" or loader.status(kind).backend == "native")
         and isinstance(spatial, PointwiseBranch)
-        and keeps(spatial, PointwiseBranch.raw)
+        and is_not_overridden(spatial, PointwiseBranch.raw)
         and isinstance(channel, SqueezeExciteBranch)
-        and keeps(channel, SqueezeExciteBranch.raw)
+        and is_not_overridden(channel, SqueezeExciteBranch.raw)
         and spatial.encoder is None
         and _is_projection(spatial.conv)
         and _is_layer(channel.squeeze)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,27 @@ from dynfilters.checks import (
     check_tensor,
 )
 from dynfilters.nn import fusion
-from dynfilters.nn.taps import Taps
 from dynfilters.ops import conv2d_per_sample, filter2d, filter2d_activated
-from dynfilters.ops.operands import COMBINE
+from dynfilters.ops.reference import COMBINE
+
+
+class Taps(NamedTuple):
+    """What a filter's branches generated, each a tensor or None.
+
+    | field | shape | applied by |
+    | --- | --- | --- |
+    | spatial | (B, G, K, H_out, W_out) | `ops.filter2d` |
+    | channel | (B, C, K) or (B, C, K, scale²) | `ops.filter2d` |
+    | weight | (B, C_out, C_in/groups, kh, kw) | `ops.conv2d_per_sample` |
+    | bias | (B, C_out) | added to the output |
+
+    K = kh·kw, row-major. The tap axis of spatial and channel is axis 2.
+    """
+
+    spatial: Tensor | None = None
+    channel: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
 
 
 def _with_own_code(function: FunctionType) -> FunctionType:
@@ -180,7 +198,7 @@ class DepthwiseFilter(DynamicFilter):
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """`generate`, then `apply_taps`; or both at once, where that makes no difference."""
         halves = DynamicFilter.generate, DepthwiseFilter.apply_taps
-        fused = fusion.options(self.branches) if fusion.keeps(self, *halves) else None
+        fused = fusion.options(self.branches) if fusion.is_not_overridden(self, *halves) else None
         if fused is None:
             return self.apply_taps(x, self.generate(x, guide))
         raw = self.raw_taps(x, guide)

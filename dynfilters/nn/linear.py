@@ -1,4 +1,4 @@
-"""Fully connected layers, in groups."""
+"""Layers with weights: fully connected in groups, and convolutions right in bfloat16 too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dynfilters.ops.conv2d import has_onednn_bf16_grad_bug, in_float32
 
 
 class GroupedLinear(nn.Module):
@@ -41,3 +43,13 @@ class GroupedLinear(nn.Module):
     def extra_repr(self) -> str:
         groups, out, inner = self.weight.shape
         return f"{groups * inner}, {groups * out}, groups={groups}, bias={self.bias is not None}"
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`, in float32 where PyTorch would give wrong gradients in bfloat16."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        convolve = super()._conv_forward
+        if has_onednn_bf16_grad_bug(input, weight, self.stride[0], self.dilation[0], self.groups):
+            return in_float32(convolve, input, weight, bias)
+        return convolve(input, weight, bias)

@@ -2,9 +2,8 @@
 
 from dynfilters.ops.activated import filter2d_activated
 from dynfilters.ops.conv2d import conv2d_per_sample
-from dynfilters.ops.ddf_generate import ddf_generate
+from dynfilters.ops.ddf_generate import ddf_generate, pool_project
 from dynfilters.ops.filter2d import backend, filter2d
-from dynfilters.ops.pool_project import pool_project
 from dynfilters.ops.reference import filter2d_reference
 
 __all__ = [

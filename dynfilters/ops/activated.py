@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,14 +22,20 @@ from dynfilters.checks import (
     check_like,
     check_tensor,
     is_autocast,
+    same_shape,
+    to_autocast_dtype,
 )
 from dynfilters.native import loader
-from dynfilters.ops import transforms
-from dynfilters.ops.activated_reference import Options, formula, forward, gradients
-from dynfilters.ops.activations import ACTIVATIONS, epsilon
-from dynfilters.ops.filter2d import backend, forward_fake
-from dynfilters.ops.operands import autocast, check_operands, same_shape
-from dynfilters.ops.reference import Geometry, layout
+from dynfilters.ops.activations import (
+    ACTIVATIONS,
+    activate,
+    activate_backward,
+    activate_backward_std,
+    epsilon,
+    widened,
+)
+from dynfilters.ops.filter2d import backend, check_operands, forward_fake
+from dynfilters.ops.reference import Geometry, filter2d_reference, is_transformed, layout
 
 PUBLISHED_EPSILON = 1e-10
 
@@ -48,6 +55,29 @@ _library.define(
     f" Tensor? channel_std, {_OPTIONS}, bool want_x, bool want_spatial, bool want_channel,"
     " bool want_std) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+
+
+Operands = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, spatial, channel, std
+
+
+class Options(NamedTuple):
+    """What the ops take besides tensors, in the order of the schemas."""
+
+    kernel_size: tuple[int, int]
+    stride: int
+    dilation: int
+    scale: int
+    combine: str
+    spatial_activation: str
+    channel_activation: str
+    spatial_gain: float
+    channel_gain: float
+    eps: float
+
+    @property
+    def geometry(self) -> tuple:
+        """The part that `filter2d` takes too."""
+        return tuple(self[:5])
 
 
 def filter2d_activated(
@@ -106,7 +136,7 @@ def filter2d_activated(
         if tensor is not None or name == "x":
             check_tensor(name, tensor)
     if is_autocast(x):
-        x, spatial, channel, channel_std = autocast(*tensors.values())
+        x, spatial, channel, channel_std = to_autocast_dtype(*tensors.values())
     eps = PUBLISHED_EPSILON if eps is None else eps
     options = Options(
         kernel_size,
@@ -122,8 +152,8 @@ def filter2d_activated(
     )
     _check(x, spatial, channel, channel_std, options)
     options = options._replace(eps=epsilon(eps, x.dtype))
-    if transforms.are_active():
-        return formula((x, spatial, channel, channel_std), options)
+    if is_transformed():
+        return _formula((x, spatial, channel, channel_std), options)
     return torch.ops.dynfilters.filter2d_activated(x, spatial, channel, channel_std, *options)
 
 
@@ -172,7 +202,7 @@ def _forward(x, spatial, channel, channel_std, *options):
     _check(x, spatial, channel, channel_std, options)
     if _is_native("filter2d_activated", x.device):
         return torch.ops.dynfilters.filter2d_activated(x, spatial, channel, channel_std, *options)
-    return forward((x, spatial, channel, channel_std), options)
+    return _reference((x, spatial, channel, channel_std), options)
 
 
 def _backward(grad, x, spatial, channel, channel_std, *rest):
@@ -184,8 +214,63 @@ def _backward(grad, x, spatial, channel, channel_std, *rest):
             raise ValueError(f"want_{name}: expected False without {name}, got True")
     if _is_native("filter2d_activated_backward", x.device):
         return torch.ops.dynfilters.filter2d_activated_backward(grad, *tensors, *rest)
-    found = gradients(grad, tensors, options, wanted)
+    found = _gradients(grad, tensors, options, wanted)
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in found)
+
+
+def _reference(tensors: Operands, options: Options) -> Tensor:
+    """y; half types are computed in float32 and rounded once, at the end."""
+    y = torch.ops.dynfilters.filter2d(*_activated(*tensors, options), *options.geometry)
+    return y.to(tensors[0].dtype, memory_format=layout(tensors[0]))
+
+
+def _formula(tensors: Operands, options: Options) -> Tensor:
+    """The same without an op of our own, which not all of PyTorch can look into."""
+    geometry = Geometry(*options.geometry)
+    y = filter2d_reference(*_activated(*tensors, options), **geometry._asdict())
+    return y.to(tensors[0].dtype)
+
+
+def _activated(x, spatial, channel, channel_std, options) -> tuple:
+    """The operands of `filter2d`: in float32 for half types, so that taps are not rounded."""
+    how_spatial, how_channel = _activations(channel_std, options)
+    return (
+        widened(x),
+        None if spatial is None else activate(spatial, *how_spatial),
+        None if channel is None else activate(channel, *how_channel),
+    )
+
+
+def _activations(channel_std: Tensor | None, options: Options) -> tuple[tuple, tuple]:
+    """What `activate` takes behind spatial and behind channel taps."""
+    return (
+        (options.spatial_activation, options.spatial_gain, None, options.eps),
+        (options.channel_activation, options.channel_gain, channel_std, options.eps),
+    )
+
+
+def _gradients(
+    grad: Tensor, tensors: Operands, options: Options, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients in x, spatial, channel and channel_std; None where none is wanted."""
+    x, spatial, channel, channel_std = tensors
+    operands = _activated(*tensors, options)
+    mask = wanted[0], wanted[1], wanted[2] or wanted[3]
+    grad_x, grad_s, grad_c = torch.ops.dynfilters.filter2d_backward(
+        widened(grad), *operands, *options.geometry, *mask
+    )
+    how_spatial, how_channel = _activations(channel_std, options)
+    found = [
+        grad_x if wanted[0] else None,
+        activate_backward(grad_s, spatial, *how_spatial) if wanted[1] else None,
+        activate_backward(grad_c, channel, *how_channel) if wanted[2] else None,
+        activate_backward_std(grad_c, channel, *how_channel[1:]) if wanted[3] else None,
+    ]
+    formats = layout(x), *[torch.contiguous_format] * 3
+    return [
+        None if gradient is None else gradient.to(x.dtype, memory_format=memory_format)
+        for gradient, memory_format in zip(found, formats, strict=True)
+    ]
 
 
 def _is_native(op: str, device: torch.device) -> bool:
@@ -221,7 +306,7 @@ def _differentiate(ctx, grad):
     pairs = zip(ctx.needs_input_grad[:4], tensors, strict=True)
     wanted = [needed and tensor is not None for needed, tensor in pairs]
     if torch.is_grad_enabled():  # these gradients will be differentiated
-        return *gradients(grad, tensors, ctx.options, wanted), *[None] * len(ctx.options)
+        return *_gradients(grad, tensors, ctx.options, wanted), *[None] * len(ctx.options)
     found = torch.ops.dynfilters.filter2d_activated_backward(grad, *tensors, *ctx.options, *wanted)
     found = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
     return *found, *[None] * len(ctx.options)

@@ -37,8 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynfilters.checks import check_like, check_positive, check_tensor, is_autocast
-from dynfilters.ops.operands import autocast
+from dynfilters.checks import (
+    check_like,
+    check_positive,
+    check_tensor,
+    is_autocast,
+    to_autocast_dtype,
+)
 from dynfilters.ops.reference import HALF, layout
 
 
@@ -87,7 +92,8 @@ def conv2d_per_sample(
 
 def _convolve(x, weight, bias, window) -> Tensor:
     stride, _, dilation, _ = window
-    if is_garbled(x, weight, stride, dilation, groups=2):  # at least: one for each sample
+    # Two groups at least: one for each sample.
+    if has_onednn_bf16_grad_bug(x, weight, stride, dilation, groups=2):
         return in_float32(_convolve, x, weight, bias, window)
     if torch.onnx.is_in_onnx_export():  # where the number of groups must be a constant
         return _unfolded(x, weight, bias, *window)
@@ -96,10 +102,12 @@ def _convolve(x, weight, bias, window) -> Tensor:
     if not is_autocast(x):
         return _on_cpu(x, weight, bias, *window)
     with torch.autocast(x.device.type, enabled=False):
-        return _on_cpu(*autocast(x, weight, bias), *window)
+        return _on_cpu(*to_autocast_dtype(x, weight, bias), *window)
 
 
-def is_garbled(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int) -> bool:
+def has_onednn_bf16_grad_bug(
+    x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int
+) -> bool:
     """Whether PyTorch could give any numbers for a convolution's gradients.
 
     oneDNN (torch 2.13) does on processors that know bfloat16: for dilated kernels, in groups or
@@ -162,7 +170,7 @@ def _has_hardware(dtype: torch.dtype) -> bool:
     return supported is not None and supported()
 
 
-def keepable(x: Tensor) -> Tensor:
+def inductor_contiguous(x: Tensor) -> Tensor:
     """x, which may be a view, as a convolution can keep it for backward under torch.compile.
 
     On a CPU, Inductor (torch 2.13) cannot order the strides of such a view where sizes are dynamic.
@@ -177,7 +185,7 @@ def _grouped(x, weight, bias, stride, border, dilation, groups) -> Tensor:
     """One convolution, a group of channels for each sample."""
     batch, out_channels = weight.shape[:2]
     y = F.conv2d(
-        keepable(x.flatten(0, 1).unsqueeze(0)),
+        inductor_contiguous(x.flatten(0, 1).unsqueeze(0)),
         weight.flatten(0, 1),
         None if bias is None else bias.flatten(),
         stride,

@@ -17,11 +17,19 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dynfilters.checks import check_kernel_size, check_tensor, is_autocast
+from dynfilters.checks import (
+    check_choice,
+    check_kernel_size,
+    check_like,
+    check_positive,
+    check_tensor,
+    is_autocast,
+    same_shape,
+    to_autocast_dtype,
+)
 from dynfilters.native import loader
-from dynfilters.ops import reference, transforms
-from dynfilters.ops.operands import autocast, check_grad, check_operands
-from dynfilters.ops.reference import Geometry
+from dynfilters.ops import reference
+from dynfilters.ops.reference import COMBINE, Geometry
 
 _library = torch.library.Library("dynfilters", "DEF")
 _library.define(
@@ -83,14 +91,77 @@ def filter2d(
         if tensor is not None or name == "x":
             check_tensor(name, tensor)
     if is_autocast(x):
-        x, spatial, channel = autocast(x, spatial, channel)
+        x, spatial, channel = to_autocast_dtype(x, spatial, channel)
     geometry = Geometry(kernel_size, stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
-    if transforms.are_active():
+    if reference.is_transformed():
         return reference.filter2d_reference(x, spatial, channel, **geometry._asdict())
     return torch.ops.dynfilters.filter2d(
         x, spatial, channel, kernel_size, stride, dilation, scale, combine
     )
+
+
+def check_operands(
+    x: Tensor, spatial: Tensor | None, channel: Tensor | None, geometry: Geometry
+) -> None:
+    """`ValueError` unless shapes, dtypes, devices and geometry fit together.
+
+    Of the geometry, the kernel's size must have been checked.
+    """
+    check_positive("stride", geometry.stride)
+    check_positive("dilation", geometry.dilation)
+    check_positive("scale", geometry.scale)
+    check_choice("combine", geometry.combine, COMBINE)
+    if geometry.stride > 1 and geometry.scale > 1:
+        raise ValueError(
+            f"stride and scale: expected at least one of them to be 1, got "
+            f"stride={geometry.stride}, scale={geometry.scale}"
+        )
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x: expected (B, C, H, W), none empty but B, got {tuple(x.shape)}")
+    if spatial is None and channel is None:
+        raise ValueError("spatial and channel: expected at least one tensor, got None for both")
+    if spatial is not None:
+        _check_spatial(x, spatial, geometry)
+    if channel is not None:
+        _check_channel(x, channel, geometry)
+
+
+# The messages are put together only to be raised: under torch.compile, to print a size is to
+# specialize on it.
+def _check_spatial(x: Tensor, spatial: Tensor, geometry: Geometry) -> None:
+    batch, channels, height, width = x.shape
+    grid = geometry.centres(height) * geometry.scale, geometry.centres(width) * geometry.scale
+    shape = spatial.shape
+    fits = len(shape) == 5 and same_shape(shape, (batch, shape[1], geometry.taps, *grid))
+    if not fits or shape[1] < 1 or channels % shape[1]:
+        raise ValueError(
+            f"spatial: expected (B, G, K, H_out, W_out)=({batch}, G, {geometry.taps}, {grid[0]}, "
+            f"{grid[1]}) with G a divisor of C={channels}, got {tuple(shape)}"
+        )
+    check_like("spatial", spatial, "x", x)
+
+
+def _check_channel(x: Tensor, channel: Tensor, geometry: Geometry) -> None:
+    batch, channels, *_ = x.shape
+    expected = batch, channels, geometry.taps
+    phases = (*expected, geometry.scale**2)
+    if not same_shape(channel.shape, expected) and not same_shape(channel.shape, phases):
+        raise ValueError(
+            f"channel: expected (B, C, K)={expected} or (B, C, K, scale²)={phases}, "
+            f"got {tuple(channel.shape)}"
+        )
+    check_like("channel", channel, "x", x)
+
+
+def _check_grad(grad: Tensor, x: Tensor, geometry: Geometry) -> None:
+    """`ValueError` unless grad has the shape of y, and the dtype and device of x."""
+    grid = [geometry.centres(size) * geometry.scale for size in x.shape[2:]]
+    if not same_shape(grad.shape, (*x.shape[:2], *grid)):
+        raise ValueError(
+            f"grad: expected the shape of y {(*x.shape[:2], *grid)}, got {tuple(grad.shape)}"
+        )
+    check_like("grad", grad, "x", x)
 
 
 def backend(device: str | torch.device = "cpu", op: str = "filter2d") -> str:
@@ -128,7 +199,7 @@ def _backward(
 ):
     geometry = Geometry(check_kernel_size(kernel_size), stride, dilation, scale, combine)
     check_operands(x, spatial, channel, geometry)
-    check_grad(grad, x, geometry)
+    _check_grad(grad, x, geometry)
     if loader.ensure_loaded(x.device.type):
         return torch.ops.dynfilters.filter2d_backward(
             grad, x, spatial, channel, kernel_size, *_values(geometry), *output_mask

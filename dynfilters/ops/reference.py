@@ -12,10 +12,23 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dynfilters.checks import check_kernel_size
 
 HALF = (torch.float16, torch.bfloat16)
+COMBINE = ("mul", "add")
+
+
+def is_transformed() -> bool:
+    """Returns whether ops must compute by their formulas: inside `torch.func` or `forward_ad`.
+
+    Neither can look into ops whose gradient was registered with the dispatcher: `torch.func.grad`
+    fails on them, `torch.func.jvp` takes their derivative for zero, and `torch.vmap` calls them
+    once for each sample. The formulas are in operations of PyTorch, which all of these transform,
+    in any order, for K times the memory.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Geometry(NamedTuple):

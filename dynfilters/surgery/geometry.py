@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dynfilters.filters.zoo import filter_classes
+from dynfilters.filters.registry import filter_classes
 from dynfilters.nn import DynamicFilter
 
 HOOKS = (

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from dynfilters.diagnostics.probe import statistics
 from dynfilters.diagnostics.probe.statistics import DeviceAccumulator, add_in_place
 from dynfilters.nn import DynamicFilter, ExpertsBranch, FilterNorm, TapsBranch
-from dynfilters.nn.fusion import keeps
+from dynfilters.nn.fusion import is_not_overridden
 
 _GRADIENTS = ("taps", "before", "after")
 # quantity → how its total is made, and whether it is the root of the mean
@@ -64,7 +64,7 @@ class BranchWatch:
         self.kind, self.branch = kind, branch
         self.active = False
         # Nothing comes between the activation and the taps.
-        self._ends_in_activation = isinstance(branch, TapsBranch) and keeps(
+        self._ends_in_activation = isinstance(branch, TapsBranch) and is_not_overridden(
             branch, TapsBranch.forward
         )
         parameter = next(branch.parameters(), None)

@@ -20,7 +20,7 @@ results: $(VENV)/experiments  ## docs/results.md anew: the paper's tables, gradi
 	@for name in table_a table_b gradient_flow gradient_flow_plain memory upsampling; do \
 	  $(PY) -m experiments.ablate -m experiment=$$name || test $$? -eq 1 || exit 1; \
 	done
-	$(PY) -m experiments.results_page
+	$(PY) -m experiments.site.results_page
 
 # Values and gradients depend on the kernels, which are native where a compiler is.
 ON_REFERENCE := tests/test_filter2d.py tests/test_filter2d_gradients.py tests/test_filter2d_numerics.py \
@@ -79,7 +79,7 @@ format: $(VENV)/dev  ## Format the code
 	$(PY) -m ruff format .
 
 readme: $(VENV)/dev  ## The generated parts of README.md, anew
-	$(PY) -m experiments.readme $(SWEEP)
+	$(PY) -m experiments.site.readme $(SWEEP)
 
 clean:  ## Removes the environment and what was built, not the results
 	rm -rf $(VENV) build dist *.egg-info

@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dynfilters.strict_json import finite
 
 from benchmarks.cases import DTYPES, GRIDS, KINDS, LAYOUTS, PASSES, TABLE_BATCH
 from benchmarks.targets import MEGABYTE
 from dynfilters._output import finite
 from dynfilters.diagnostics.settings import describe_device
+from dynfilters.experiments.files import read_json, write_atomically
+from dynfilters.experiments.machine import versions
 from dynfilters.native.toolchain import FEATURES, processor
-from experiments.files import read_json, write_atomically
-from experiments.machine import versions
+from dynfilters.strict_json import finite
 
 SCHEMA_VERSION = 1
 DIRECTORY = Path(__file__).resolve().parent / "results"

@@ -28,7 +28,7 @@ from benchmarks.targets import judge
 from benchmarks.timing import CpuTimer, CudaTimer, percentiles, precision, race, ratio
 from benchmarks.truth import TOLERANCES, verify
 from dynfilters.diagnostics import measure_bandwidth
-from experiments.files import check_writable
+from dynfilters.experiments.files import check_writable
 
 Cell = dict[str, Any]  # one candidate and pass; `benchmarks.results` says what is in it
 TRAINING = {"backward", "both"}

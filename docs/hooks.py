@@ -14,7 +14,7 @@ from pathlib import Path
 
 import dynfilters
 from benchmarks import results
-from experiments.readme import filter_table
+from dynfilters.experiments.site.readme import filter_table
 
 HERE = Path(__file__).resolve().parent
 COST = HERE / "compare.json"  # of `make compare`
@@ -93,7 +93,7 @@ def _taps(names: list[str], up: str) -> str:
         picture = f"pictures/taps_{name}.png"
         if not (HERE / picture).is_file():
             raise ValueError(
-                f"docs: no picture {picture}; `python -m experiments.gallery` makes it"
+                f"docs: no picture {picture}; `python -m experiments.site.gallery` makes it"
             )
         alt = f"Maps of the taps that {name} generates from a photograph of a cat"
         parts.append(f"**`{name}`**\n\n![{alt}.]({up}{picture})")

@@ -24,9 +24,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters._output import printable
-from experiments.callback import CANNOT_START, SOME_FAILED, describe
-from experiments.guard import guarded
-from experiments.job import run_job
+from dynfilters.experiments.sweep.callback import CANNOT_START, SOME_FAILED, describe
+from dynfilters.experiments.sweep.config_security import guarded
+from dynfilters.experiments.sweep.job import run_job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 INTERRUPTED = 130

@@ -13,14 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import tables
-from experiments.contests import contest_table
-from experiments.files import check_writable, leads_out, write_atomically
-from experiments.page import REPORT, render_report
-from experiments.pictures import draw_all
-from experiments.results import load_sweep
-from experiments.sections import build_sections
-from experiments.study import BASELINE, Study
+from dynfilters.experiments.files import check_writable, leads_out, write_atomically
+from dynfilters.experiments.reporting import tables
+from dynfilters.experiments.reporting.contests import contest_table
+from dynfilters.experiments.reporting.page import REPORT, render_report
+from dynfilters.experiments.reporting.pictures import draw_all
+from dynfilters.experiments.reporting.sections import build_sections
+from dynfilters.experiments.reporting.study import BASELINE, Study
+from dynfilters.experiments.results import load_sweep
 
 CANNOT_WRITE = 2
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.files import find_stray, flatten, leads_out, read_json, write_json
+from dynfilters.experiments.files import find_stray, flatten, leads_out, read_json, write_json
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"

@@ -35,12 +35,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters._output import printable
-from experiments.ablate import CONF, INTERRUPTED
-from experiments.callback import CANNOT_START, SOME_FAILED, describe
-from experiments.checks import CheckError
-from experiments.guard import guarded
-from experiments.trainer.launch import Interrupted, is_first
-from experiments.trainer.run import run
+from dynfilters.experiments.ablate import CONF, INTERRUPTED
+from dynfilters.experiments.engine.launch import Interrupted, is_first
+from dynfilters.experiments.engine.run import run
+from dynfilters.experiments.sweep.callback import CANNOT_START, SOME_FAILED, describe
+from dynfilters.experiments.sweep.checks import CheckError
+from dynfilters.experiments.sweep.config_security import guarded
 
 TRAIN_CONF = CONF / "train"
 

@@ -98,7 +98,9 @@ def _capability_matrix(terminalreporter, path: Path | None) -> None:
     found = [value for r in reports for key, value in r.user_properties if key == "capability"]
     if not found:
         return
-    from experiments import integrations  # it brings torch's compiler, which others do without
+    from dynfilters.experiments.site import (
+        integrations,  # it brings torch's compiler, which others do without
+    )
 
     cells = integrations.collect(found)
     terminalreporter.write_line(integrations.table(cells))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.pictures import render
-from experiments.results import Job, Sweep
-from experiments.sections.parts import Box, Plot, Section, Sheet
-from experiments.study import Study
+from dynfilters.experiments.reporting.pictures import render
+from dynfilters.experiments.reporting.sections.parts import Box, Plot, Section, Sheet
+from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.results import Job, Sweep
 
 
 def study_of(results: list[dict]) -> Study:

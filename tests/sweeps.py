@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import dynfilters
-from experiments import ablate
-from experiments.results import GRADIENTS, Job, empty_result, write_result
-from experiments.summary import Group, make_groups
+from dynfilters.experiments import ablate
+from dynfilters.experiments.reporting.summary import Group, make_groups
+from dynfilters.experiments.results import GRADIENTS, Job, empty_result, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (

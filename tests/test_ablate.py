@@ -17,11 +17,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from sweeps import ROOT, TINY, break_dwconv, make, run_main
 
-from experiments import ablate, job
-from experiments.callback import compose_jobs
-from experiments.checks import CheckError, check_job, check_place
-from experiments.confighash import canonical, config_hash
-from experiments.results import RESULT
+from dynfilters.experiments import ablate
+from dynfilters.experiments.results import RESULT
+from dynfilters.experiments.sweep import job
+from dynfilters.experiments.sweep.callback import compose_jobs
+from dynfilters.experiments.sweep.checks import CheckError, check_job, check_place
+from dynfilters.experiments.sweep.confighash import canonical, config_hash
 
 SAME = [
     (["activation=paper"], ["activation=filter_norm"]),
@@ -56,8 +57,8 @@ def test_configurations_of_different_computations_have_two(ours, theirs) -> None
 
 @pytest.mark.full
 def test_the_hash_is_a_short_directory_name_that_other_runs_find_again() -> None:
-    code = "from sweeps import make; from experiments.confighash import canonical, config_hash as h"
-    code += "; print(h(make('seed=3')))"
+    code = "from sweeps import make; from dynfilters.experiments.sweep.confighash import "
+    code += "canonical, config_hash as h; print(h(make('seed=3')))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     found = subprocess.run(
         [sys.executable, "-c", code],

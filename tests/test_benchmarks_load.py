@@ -11,7 +11,7 @@ from load import jobs as load_jobs
 from load import tasks as load_tasks
 from sweeps import CURVE, result, save
 
-from experiments.results import load_sweep
+from dynfilters.experiments.results import load_sweep
 
 pytestmark = pytest.mark.full
 

@@ -12,9 +12,9 @@ from security.attacks import SCRIPT, TEXTS
 from security.hostile_sweep import PIXEL, hostile
 from sweeps import CURVE, depth_sweep, failure, pair, profile, result, save
 
-from experiments import pictures
-from experiments.index import build_index
-from experiments.report import build_report
+from dynfilters.experiments.report import build_report
+from dynfilters.experiments.reporting import pictures
+from dynfilters.experiments.reporting.index import build_index
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("browser")]
 DESKTOP, PHONE = 1280, 360
@@ -114,7 +114,9 @@ def test_the_keyboard_sorts_and_one_column_at_a_time(driver, outputs: Path) -> N
 )  # fmt: skip
 def test_cells_sort_by_value(driver, tmp_path: Path, kind: str, cells, expected) -> None:
     """On a page of one table with the script as it is in the report."""
-    script = (Path(browser.__file__).parent.parent / "experiments/templates/sort.js").read_text()
+    script = (
+        Path(browser.__file__).parent.parent / "experiments/reporting/templates/sort.js"
+    ).read_text()
     rows = "".join(f"<tr><td>{cell}</td></tr>" for cell in cells)
     (tmp_path / "page.html").write_text(
         f'<!doctype html><meta charset="utf-8"><table class="sortable"><thead><tr>'

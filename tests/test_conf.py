@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 
 import dynfilters
 from benchmarks.cases import GRIDS
-from experiments.ablate import CONF
-from experiments.candidates import PLAIN, STAND_INS
-from experiments.compose import choices, compose_choice
-from experiments.confighash import canonical, config_hash
-from experiments.files import flatten
-from experiments.sizes import AXES
+from dynfilters.experiments.ablate import CONF
+from dynfilters.experiments.files import flatten
+from dynfilters.experiments.jobs.candidates import PLAIN, STAND_INS
+from dynfilters.experiments.jobs.sizes import AXES
+from dynfilters.experiments.sweep.compose import choices, compose_choice
+from dynfilters.experiments.sweep.confighash import canonical, config_hash
 
 pytestmark = pytest.mark.full
 

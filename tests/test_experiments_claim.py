@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sweeps import groups_of, pair, result
 
-from experiments.claim import Claim, compare_all, decide, judge
+from dynfilters.experiments.reporting.claim import Claim, compare_all, decide, judge
 
 
 def verdict_of(results: list[dict]) -> Claim:

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import files
-from experiments.results import InvalidResultError, empty_result, read_result, write_result
+from dynfilters.experiments import files
+from dynfilters.experiments.results import (
+    InvalidResultError,
+    empty_result,
+    read_result,
+    write_result,
+)
 
 
 def test_a_write_that_dies_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch) -> None:

@@ -13,12 +13,14 @@ import torch
 from sweeps import break_dwconv, make
 from torch import nn
 
-from experiments import files, train_job, training
-from experiments.confighash import canonical, config_hash
-from experiments.data import load_data
-from experiments.job import run_job
-from experiments.results import RESULT, empty_result, is_finished, read_result
-from experiments.train_job import build, to_csv
+from dynfilters.experiments import files
+from dynfilters.experiments.engine import training
+from dynfilters.experiments.engine.data import load_data
+from dynfilters.experiments.jobs import train as train_job
+from dynfilters.experiments.jobs.train import build, to_csv
+from dynfilters.experiments.results import RESULT, empty_result, is_finished, read_result
+from dynfilters.experiments.sweep.confighash import canonical, config_hash
+from dynfilters.experiments.sweep.job import run_job
 
 
 def test_a_job_leaves_the_result_of_the_contract(tmp_path: Path) -> None:

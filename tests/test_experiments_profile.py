@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sweeps import break_dwconv, make, run_main
 
-from experiments.job import run_job
-from experiments.results import RESULT, empty_result, read_result
+from dynfilters.experiments.results import RESULT, empty_result, read_result
+from dynfilters.experiments.sweep.job import run_job
 
 SMALL = ("task=profile", "profile.batch=2", "profile.channels=8", "profile.resolution=6")
 UNTIMED = (*SMALL, "profile.seconds=0")

@@ -10,9 +10,9 @@ from sweeps import make
 
 import dynfilters
 from benchmarks.cases import CHANNELS, GRIDS
-from experiments.checks import CheckError, check_job
-from experiments.confighash import WITHOUT_EFFECT, canonical, config_hash
-from experiments.job import name_activation
+from dynfilters.experiments.sweep.checks import CheckError, check_job
+from dynfilters.experiments.sweep.confighash import WITHOUT_EFFECT, canonical, config_hash
+from dynfilters.experiments.sweep.job import name_activation
 
 
 def sizes(*overrides: str) -> dict[str, Any]:

@@ -9,9 +9,14 @@ import pytest
 from scipy import stats
 from sweeps import groups_of, result
 
-from experiments.results import Job
-from experiments.statistics import mean_std, paired_difference, paired_ratio, t_interval
-from experiments.summary import make_groups, make_rows
+from dynfilters.experiments.reporting.statistics import (
+    mean_std,
+    paired_difference,
+    paired_ratio,
+    t_interval,
+)
+from dynfilters.experiments.reporting.summary import make_groups, make_rows
+from dynfilters.experiments.results import Job
 
 
 def test_mean_and_deviation() -> None:

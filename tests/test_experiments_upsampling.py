@@ -14,14 +14,14 @@ from sweeps import make, run_main
 from torch import nn
 from torch.nn import functional
 
-from experiments import upsample_job
-from experiments.checks import CheckError, check_job
-from experiments.confighash import canonical, config_hash
-from experiments.job import run_job
-from experiments.pairs import Pair, coarsen, load_pairs
-from experiments.psnr import psnr
-from experiments.results import CROPS, RESULT, empty_result
-from experiments.upsample_job import Standardized, cut_crops, hardest, sample, upsample
+from dynfilters.experiments.jobs import upsample as upsample_job
+from dynfilters.experiments.jobs.pairs import Pair, coarsen, load_pairs
+from dynfilters.experiments.jobs.psnr import psnr
+from dynfilters.experiments.jobs.upsample import Standardized, cut_crops, hardest, sample, upsample
+from dynfilters.experiments.results import CROPS, RESULT, empty_result
+from dynfilters.experiments.sweep.checks import CheckError, check_job
+from dynfilters.experiments.sweep.confighash import canonical, config_hash
+from dynfilters.experiments.sweep.job import run_job
 
 SMALL = (
     "task=upsample",

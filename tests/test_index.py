@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sweeps import failure, pair, result, save
 
-from experiments import index
-from experiments.files import write_json
-from experiments.results import RESULT, SWEEP
+from dynfilters.experiments.files import write_json
+from dynfilters.experiments.reporting import index
+from dynfilters.experiments.results import RESULT, SWEEP
 
 
 @pytest.fixture

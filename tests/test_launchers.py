@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sweeps import ROOT, TINY, run_main
 
-from experiments.results import GRADIENTS, RESULT, read_result
+from dynfilters.experiments.results import GRADIENTS, RESULT, read_result
 
 pytestmark = pytest.mark.full
 

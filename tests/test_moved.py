@@ -22,7 +22,6 @@ def rows(monkeypatch):
 def test_names_are_found_where_they_are_now(rows) -> None:
     from dynfilters.gone import Dense, GroupedLinear, Taps
     from dynfilters.gone.inner import GroupedLinear as inner
-
     from dynfilters.nn import layers, linear
 
     assert Taps is layers.Taps

@@ -17,7 +17,7 @@ from dynfilters.native import toolchain
 pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("dynfilters", "conf", "csrc", "pyproject.toml", "README.md", "LICENSE")
+SHIPPED = ("dynfilters", "conf", "csrc", "experiments", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,9 @@ def test_the_wheel_has_every_module_the_configuration_and_the_command(wheel: Pat
     names = set(archive.namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "dynfilters").rglob("*.py")}
     settings = {f"dynfilters/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
-    assert modules | settings <= names
+    experiments = {f"dynfilters/{p.relative_to(ROOT)}" for p in (ROOT / "experiments").rglob("*.*")}
+    experiments = {name for name in experiments if "__pycache__" not in name}
+    assert modules | settings | experiments <= names
     assert not {name for name in names if name.endswith((".so", ".pyc")) or "tests/" in name}
     assert {re.sub(r"-.*", "", name.split("/")[0]) for name in names} == {"dynfilters"}
     (entries,) = (name for name in names if name.endswith("entry_points.txt"))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from experiments import photographs
-from experiments.pairs import (
+from dynfilters.experiments.jobs import photographs
+from dynfilters.experiments.jobs.pairs import (
     Pair,
     as_rgb,
     check_pairs,
@@ -21,8 +21,14 @@ from experiments.pairs import (
     to_luma_chroma,
     to_rgb,
 )
-from experiments.photographs import LONGEST, PHOTOGRAPHS, find, load_photograph, shrink
-from experiments.scenes import make_scene
+from dynfilters.experiments.jobs.photographs import (
+    LONGEST,
+    PHOTOGRAPHS,
+    find,
+    load_photograph,
+    shrink,
+)
+from dynfilters.experiments.jobs.scenes import make_scene
 
 FREE = {"public domain", "CC0", "CC BY 2.0"}
 TEST = ["coffee", "flower"]

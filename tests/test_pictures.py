@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from sweeps import result, save
 
-from experiments import page, report
-from experiments.pictures import fit
+from dynfilters.experiments import report
+from dynfilters.experiments.reporting import page
+from dynfilters.experiments.reporting.pictures import fit
 
 
 def picture(width: int, noise: bool = False) -> bytes:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from experiments.psnr import psnr
+from dynfilters.experiments.jobs.psnr import psnr
 
 
 @pytest.mark.parametrize(

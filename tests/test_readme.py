@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from test_integrations import NAMES
 
+from dynfilters.experiments.site import integrations
+from dynfilters.experiments.site.readme import README, filter_table, replace_section
 from dynfilters.testing import CAPABILITIES
-from experiments import integrations
-from experiments.readme import README, filter_table, replace_section
 
 TEXT = README.read_text(encoding="utf-8")
 

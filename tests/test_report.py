@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from sweeps import CURVE, failure, pair, profile, result, save
 
-from experiments import report
-from experiments.results import RESULT, empty_result, load_sweep
-from experiments.sections.selection import foremost
-from experiments.study import Study
+from dynfilters.experiments import report
+from dynfilters.experiments.reporting.sections.selection import foremost
+from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.results import RESULT, empty_result, load_sweep
 
 
 @pytest.fixture

@@ -5,8 +5,14 @@ from __future__ import annotations
 from reports import box_of, size_of, study_of, tables_of
 from sweeps import depth_sweep, profile
 
-from experiments.sections import adaptivity, build_sections, find_headline, memory, resolution
-from experiments.sections.parts import Sheet
+from dynfilters.experiments.reporting.sections import (
+    adaptivity,
+    build_sections,
+    find_headline,
+    memory,
+    resolution,
+)
+from dynfilters.experiments.reporting.sections.parts import Sheet
 
 # --- memory
 

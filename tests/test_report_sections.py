@@ -9,9 +9,15 @@ import pytest
 from reports import box_of, size_of, study_of, tables_of
 from sweeps import depth_sweep, layers_csv, pair, result, save
 
-from experiments.results import LAYERS, Job, load_sweep
-from experiments.sections import accuracy, branches, depth, depth_plots, find_headline
-from experiments.study import Study
+from dynfilters.experiments.reporting.sections import (
+    accuracy,
+    branches,
+    depth,
+    depth_plots,
+    find_headline,
+)
+from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.results import LAYERS, Job, load_sweep
 
 # --- gradient flow
 

@@ -10,12 +10,12 @@ from reports import box_of, size_of, study_of, tables_of
 from scipy import stats
 from sweeps import failure, upsampling
 
-from experiments.contests import make_contests
-from experiments.results import CROPS, Job, Sweep
-from experiments.sections import find_headline, upsampling_plots
-from experiments.sections import upsampling as section_of
-from experiments.sections.upsampling_plots import crops, read_crops
-from experiments.study import Study
+from dynfilters.experiments.reporting.contests import make_contests
+from dynfilters.experiments.reporting.sections import find_headline, upsampling_plots
+from dynfilters.experiments.reporting.sections import upsampling as section_of
+from dynfilters.experiments.reporting.sections.upsampling_plots import crops, read_crops
+from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.results import CROPS, Job, Sweep
 
 GAINS = (1.0, 1.2, 1.1)
 

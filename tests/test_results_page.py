@@ -9,8 +9,8 @@ import pytest
 import torch
 from sweeps import run_main
 
-from experiments import results_page
-from experiments.results_page import SECTIONS, build_page
+from dynfilters.experiments.site import results_page
+from dynfilters.experiments.site.results_page import SECTIONS, build_page
 
 MEMORY = ("-m", "experiment=memory", "filter=ddf,dwconv", "profile.level=0,1", "profile.channels=8")
 

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from training_runs import SMALL, checkpoint, run_train, settings, write_images
 
+from dynfilters.experiments.engine.checkpoint import read_own
+from dynfilters.experiments.engine.engine import Engine
+from dynfilters.experiments.engine.loading import Source
+from dynfilters.experiments.engine.recipe import loss_function
+from dynfilters.experiments.engine.settings import check_settings, check_source
+from dynfilters.experiments.sweep.checks import CheckError
 from dynfilters.models.checkpoints import CheckpointError
-from experiments.checks import CheckError
-from experiments.trainer.checkpoint import read_own
-from experiments.trainer.engine import Engine
-from experiments.trainer.loading import Source
-from experiments.trainer.recipe import loss_function
-from experiments.trainer.settings import check_settings, check_source
 
 pytestmark = pytest.mark.full
 
@@ -93,7 +93,7 @@ def test_a_library_that_is_not_installed_is_named(images, monkeypatch, capfd) ->
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch) -> None:
-    from experiments.trainer import settings as module
+    from dynfilters.experiments.engine import settings as module
 
     monkeypatch.setattr(module, "count_processes", lambda: (3, 2))
     with pytest.raises(CheckError, match=r"a multiple of 6 processes .* got 8"):
@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_nothing_is_overwritten(
         step(self, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.trainer.engine.loss_function", broken)
+        patch.setattr("dynfilters.experiments.engine.engine.loss_function", broken)
         patch.setattr(Engine, "train_step", note)
         assert run_train(patch, tmp_path, *SMALL) == 1
     assert "FloatingPointError: the training loss is nan at step 6" in capfd.readouterr().err

@@ -13,11 +13,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from training_runs import settings
 
-from experiments import table_c, train
-from experiments.compose import IMAGES_OF, choices, compose_training
-from experiments.table_c import ROWS
-from experiments.train import TRAIN_CONF
-from experiments.trainer.folder import list_images
+from dynfilters.experiments import train
+from dynfilters.experiments.engine.folder import list_images
+from dynfilters.experiments.site import table_c
+from dynfilters.experiments.site.table_c import ROWS
+from dynfilters.experiments.sweep.compose import IMAGES_OF, choices, compose_training
+from dynfilters.experiments.train import TRAIN_CONF
 
 pytestmark = pytest.mark.full
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from training_runs import CLASSES, write_images
 
-from experiments.trainer.folder import DataError, Folder, list_both, list_images
-from experiments.trainer.images import (
+from dynfilters.experiments.engine.folder import DataError, Folder, list_both, list_images
+from dynfilters.experiments.engine.images import (
     UNREADABLE,
     Box,
     CentreCrop,
@@ -21,7 +21,7 @@ from experiments.trainer.images import (
     UnreadableError,
     read_image,
 )
-from experiments.trainer.order import Share, TestOrder, TrainingOrder
+from dynfilters.experiments.engine.order import Share, TestOrder, TrainingOrder
 
 CROP = CentreCrop(12, 0.875, "bicubic")
 

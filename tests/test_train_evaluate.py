@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import SMALL, checkpoint, run_train, settings, write_images
 
 import dynfilters
-from experiments.results import read_result
-from experiments.trainer.folder import Folder, list_images
-from experiments.trainer.images import CentreCrop
+from dynfilters.experiments.engine.folder import Folder, list_images
+from dynfilters.experiments.engine.images import CentreCrop
+from dynfilters.experiments.results import read_result
 
 MODEL = {"num_classes": 3, "in_chans": 3, "depth": 1, "width": 4}
 

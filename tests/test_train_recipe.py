@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from training_runs import PLUGGED_IN, SMALL, checkpoint, run_train, settings, write_images
 
-from dynfilters.models import create_model
-from experiments.trainer.augment import Augment, Standardise, mix
-from experiments.trainer.engine import seed_step
-from experiments.trainer.evaluation import count
-from experiments.trainer.images import UNREADABLE
-from experiments.trainer.recipe import (
+from dynfilters.experiments.engine.augment import Augment, Standardise, mix
+from dynfilters.experiments.engine.engine import seed_step
+from dynfilters.experiments.engine.evaluation import count
+from dynfilters.experiments.engine.images import UNREADABLE
+from dynfilters.experiments.engine.recipe import (
     Average,
     Schedule,
     loss_function,
     make_optimizer,
     make_schedule,
 )
+from dynfilters.models import create_model
 
 BYTES = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).view(2, 3, 8, 8)
 STANDARDISE = Standardise([0.4, 0.5, 0.6], [0.1, 0.2, 0.4])

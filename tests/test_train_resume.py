@@ -20,7 +20,7 @@ from training_runs import (
     write_images,
 )
 
-from experiments.trainer.engine import Engine
+from dynfilters.experiments.engine.engine import Engine
 
 pytestmark = pytest.mark.full
 

@@ -13,10 +13,15 @@ import webdataset
 from PIL import Image
 from training_runs import SMALL, checkpoint, run_train, settings, write_images, write_shards
 
-from experiments.trainer.folder import DataError, Folder, list_images
-from experiments.trainer.images import UNREADABLE, CentreCrop
-from experiments.trainer.loading import collate, find_images, test_batches, training_batches
-from experiments.trainer.order import Share
+from dynfilters.experiments.engine.folder import DataError, Folder, list_images
+from dynfilters.experiments.engine.images import UNREADABLE, CentreCrop
+from dynfilters.experiments.engine.loading import (
+    collate,
+    find_images,
+    test_batches,
+    training_batches,
+)
+from dynfilters.experiments.engine.order import Share
 
 pytestmark = pytest.mark.full
 

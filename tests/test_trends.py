@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from sweeps import depth_sweep
 
-from experiments.results import Job
-from experiments.trends import Contrast, Trend, find_contrasts, find_trends
+from dynfilters.experiments.reporting.trends import Contrast, Trend, find_contrasts, find_trends
+from dynfilters.experiments.results import Job
 
 
 def trends_of(*sweeps: list[dict]) -> list[Trend]:

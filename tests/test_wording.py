@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.figures import LABEL, file_name, label, numbered_style
-from experiments.statistics import Interval
-from experiments.wording import (
+from dynfilters.experiments.reporting.figures import LABEL, file_name, label, numbered_style
+from dynfilters.experiments.reporting.statistics import Interval
+from dynfilters.experiments.reporting.wording import (
     compact,
     counted,
     listed,

@@ -18,10 +18,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from sweeps import ROOT
 
-from experiments import train
-from experiments.trainer.checkpoint import LAST, read_own
-from experiments.trainer.folder import list_images
-from experiments.trainer.settings import plain_settings
+from dynfilters.experiments import train
+from dynfilters.experiments.engine.checkpoint import LAST, read_own
+from dynfilters.experiments.engine.folder import list_images
+from dynfilters.experiments.engine.settings import plain_settings
 
 CLASSES = ("ant", "bee", "cat")
 TINY = (

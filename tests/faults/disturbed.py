@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sweeps import ROOT, TINY, run_main
 
-from experiments import callback, job
-from experiments.results import RESULT
+from dynfilters.experiments.results import RESULT
+from dynfilters.experiments.sweep import callback, job
 
 HERE = Path(__file__).resolve().parent
 SWEEP = ("-m", *TINY, "measure.seconds=0", "filter=dwconv,conv", "activation=paper", "seed=0,1")

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import files, report, train_job
+from dynfilters.experiments import files, report
+from dynfilters.experiments.jobs import train as train_job
 
 WHAT, _, NUMBER = os.environ.get("FAULT", "").partition(":")
 PLACE = Path(os.environ.get("FAULT_PLACE", "."))

@@ -8,7 +8,7 @@ import os
 import pytest
 from disturbed import goes_on, start
 
-from experiments.results import RESULT, SWEEP
+from dynfilters.experiments.results import RESULT, SWEEP
 
 pytestmark = pytest.mark.full
 

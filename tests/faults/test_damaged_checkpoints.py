@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from training_runs import SMALL, checkpoint, lasting, run_train, same, write_images
 
-from experiments.trainer.checkpoint import BEST, LAST
+from dynfilters.experiments.engine.checkpoint import BEST, LAST
 
 pytestmark = pytest.mark.full
 

@@ -10,8 +10,8 @@ import pytest
 from disturbed import SWEEP, goes_on, table
 from sweeps import run_main
 
-from experiments.report import build_report
-from experiments.results import CROPS, GRADIENTS, HISTORY, LAYERS, RESULT
+from dynfilters.experiments.report import build_report
+from dynfilters.experiments.results import CROPS, GRADIENTS, HISTORY, LAYERS, RESULT
 
 pytestmark = pytest.mark.full
 

@@ -11,8 +11,8 @@ import pytest
 from disturbed import SWEEP, TIMEOUT, finished, goes_on, start, table, wait_for
 from sweeps import run_main
 
-from experiments.files import locked
-from experiments.report import build_report
+from dynfilters.experiments.files import locked
+from dynfilters.experiments.report import build_report
 
 pytestmark = pytest.mark.full
 

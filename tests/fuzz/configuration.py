@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.ablate import CONF
-from experiments.checks import CheckError, check_job
-from experiments.confighash import canonical, canonical_filter, config_hash
+from dynfilters.experiments.ablate import CONF
+from dynfilters.experiments.sweep.checks import CheckError, check_job
+from dynfilters.experiments.sweep.confighash import canonical, canonical_filter, config_hash
 from fuzz.layers import FILTERS
 from fuzz.property import Property
 

@@ -13,9 +13,9 @@ from typing import Any
 from hypothesis import strategies as st
 from sweeps import CURVE, failure, profile, result, upsampling
 
-from experiments import report
-from experiments.pictures import draw_all
-from experiments.results import RESULT, InvalidResultError, read_result
+from dynfilters.experiments import report
+from dynfilters.experiments.reporting.pictures import draw_all
+from dynfilters.experiments.results import RESULT, InvalidResultError, read_result
 from fuzz.property import Property
 
 MARK = "fuzzmark"  # a tag of this name can only come from a file

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import results
-from experiments.files import write_atomically
+from dynfilters.experiments.files import write_atomically
 from load import tasks as load_tasks
 from load.jobs import JOBS, SHAPES, copy_sweep, train_some
 

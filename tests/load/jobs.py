@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.results import RESULT, read_result, write_result
+from dynfilters.experiments.results import RESULT, read_result, write_result
 
 JOBS = 2000
 # Six settings, small but with the curves of 64 steps, as a short training leaves them.

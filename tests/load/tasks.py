@@ -21,7 +21,7 @@ WARMUP = 1000
 
 def report(directory: str) -> dict[str, float]:
     """Builds a report, whose CSV must have all jobs."""
-    from experiments.report import build_report
+    from dynfilters.experiments.report import build_report
 
     start = time.perf_counter()
     page = build_report(Path(directory))
@@ -33,7 +33,7 @@ def report(directory: str) -> dict[str, float]:
 
 def index(directory: str) -> dict[str, float]:
     """Builds the index of several sweeps, which must list each with all its jobs."""
-    from experiments.index import build_index
+    from dynfilters.experiments.reporting.index import build_index
 
     start = time.perf_counter()
     page = build_index(Path(directory))
@@ -50,8 +50,8 @@ def check() -> dict[str, float]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from experiments.ablate import CONF
-    from experiments.callback import check_and_name, compose_jobs
+    from dynfilters.experiments.ablate import CONF
+    from dynfilters.experiments.sweep.callback import check_and_name, compose_jobs
 
     seeds = f"seed=range(0,{JOBS // 4})"
     given = ["filter=ddf,involution", "activation=sigmoid,filter_norm", seeds]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sweeps import CURVE, failure, layers_csv, pair, profile, result, upsampling
 
-from experiments.results import LAYERS, RESULT
+from dynfilters.experiments.results import LAYERS, RESULT
 from security.attacks import SCRIPT, TEXTS
 
 # A picture, where it does not matter which.

@@ -38,7 +38,10 @@ SUBPROCESSES = ("run", "Popen", "call", "check_call", "check_output")
 EXCEPTIONS = {
     ("dynfilters/__init__.py", "importlib.import_module"): "our own module, on first use",
     ("dynfilters/extras.py", "import_module"): "libraries that are named in our own code",
-    ("experiments/plugins.py", "importlib.import_module"): "the user's modules, see SECURITY.md",
+    (
+        "experiments/sweep/plugins.py",
+        "importlib.import_module",
+    ): "the user's modules, see SECURITY.md",
     ("dynfilters/testing/copies.py", "pickle.loads"): "of what was pickled in the same line",
     ("dynfilters/export/program.py", "torch.export.load"): "a program, see SECURITY.md",
     ("dynfilters/export/program.py", "torch._inductor.aoti_load_package"): "a program as well",
@@ -118,9 +121,9 @@ def test_images_are_opened_in_formats_that_are_named() -> None:
         for path in files()
         for call in opened.findall(path.read_text(encoding="utf-8"))
     }
-    shipped = ("experiments/photographs.py", "Image.open(path)")  # in an installed package
+    shipped = ("experiments/jobs/photographs.py", "Image.open(path)")  # in an installed package
     assert found == {
-        ("experiments/trainer/images.py", "Image.open(file, formats=FORMATS)"),
+        ("experiments/engine/images.py", "Image.open(file, formats=FORMATS)"),
         shipped,
     }
 

@@ -12,7 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from sweeps import run_main
 
-from experiments import ablate, guard, train
+from dynfilters.experiments import ablate, train
+from dynfilters.experiments.sweep import config_security
 from security.attacks import Evil
 
 pytestmark = pytest.mark.full
@@ -126,7 +127,7 @@ def test_a_launcher_of_one_s_own_makes_no_objects(tmp_path: Path, monkeypatch, c
 def test_the_attacks_are_real(name: str, tmp_path: Path, monkeypatch) -> None:
     """Without the check they succeed, before any callback of ours sees the configuration."""
     conf = write(tmp_path, f"device: none\nhydra:\n  {ATTACKS[name][0]}")
-    monkeypatch.setattr(guard, "check", lambda *_: None)
+    monkeypatch.setattr(config_security, "check", lambda *_: None)
     run_main(monkeypatch, tmp_path, f"--config-dir={conf}", "experiment=evil")
     assert (tmp_path / "marker").is_dir()
 
@@ -172,12 +173,12 @@ def test_no_pickled_configuration_is_rerun(tmp_path: Path, monkeypatch, capfd) -
 
 def test_workers_are_guarded_too() -> None:
     """What composes there came by a pickle, from where all was guarded."""
-    with guard.guarded(), initialize_config_dir(str(ablate.CONF), version_base="1.3"):
+    with config_security.guarded(), initialize_config_dir(str(ablate.CONF), version_base="1.3"):
         loader = pickle.loads(pickle.dumps(GlobalHydra.instance().config_loader()))
         master = loader.load_configuration("ablate", [], RunMode.MULTIRUN)
         assert loader.load_sweep_config(master, ["seed=3"]).seed == 3
         for override in ("+hydra.job.env_set.A=b", "+x._target_=os.system", "name=../x"):
-            with pytest.raises(guard.ForbiddenError):
+            with pytest.raises(config_security.ForbiddenError):
                 loader.load_sweep_config(master, [override])
 
 
@@ -187,11 +188,11 @@ def test_what_the_program_comes_with_is_allowed() -> None:
     with initialize_config_dir(str(ablate.CONF), version_base="1.3"):
         copied = compose("ablate", ["hydra.job.env_copy=[PATH]"], return_hydra_config=True)
         assert copied.hydra.job.env_set.PATH
-        guard.check(copied)
+        config_security.check(copied)
         for launcher in ("serial", "joblib", "submitit_local", "submitit_slurm"):
             given = typed if launcher == "submitit_slurm" else typed[:1]
             overrides = [f"launcher={launcher}", *given]
             cfg = compose("ablate", overrides, return_hydra_config=True)
-            guard.check(cfg, {key.partition("=")[0] for key in overrides})
-            with pytest.raises(guard.ForbiddenError, match="typed on the command line"):
-                guard.check(cfg)
+            config_security.check(cfg, {key.partition("=")[0] for key in overrides})
+            with pytest.raises(config_security.ForbiddenError, match="typed on the command line"):
+                config_security.check(cfg)

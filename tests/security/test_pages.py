@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from sweeps import pair, result
 
-from experiments import index, readme, report, results_page, tables
-from experiments.page import render
-from experiments.results import RESULT
-from experiments.tables import Table
-from experiments.wording import escape_markdown
+from dynfilters.experiments import report
+from dynfilters.experiments.reporting import index, tables
+from dynfilters.experiments.reporting.page import render
+from dynfilters.experiments.reporting.tables import Table
+from dynfilters.experiments.reporting.wording import escape_markdown
+from dynfilters.experiments.results import RESULT
+from dynfilters.experiments.site import readme, results_page
 from security.attacks import OBEYED, SCRIPT, TEXTS
 from security.hostile_sweep import hostile
 

@@ -12,14 +12,15 @@ from hydra import compose, initialize_config_dir
 from sweeps import CURVE, layers_csv, pair, result, run_main, save, upsampling
 from training_runs import SMALL, run_train, write_images
 
+from dynfilters.experiments import ablate, report
+from dynfilters.experiments.engine.checkpoint import read_own
+from dynfilters.experiments.engine.folder import list_images
+from dynfilters.experiments.engine.images import UnreadableError, read_image
+from dynfilters.experiments.files import check_contained, read_json, write_atomically
+from dynfilters.experiments.reporting import figures, index, pictures
+from dynfilters.experiments.results import CROPS, LAYERS, RESULT, load_sweep
+from dynfilters.experiments.sweep.confighash import config_hash
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
-from experiments import ablate, figures, index, pictures, report
-from experiments.confighash import config_hash
-from experiments.files import check_contained, read_json, write_atomically
-from experiments.results import CROPS, LAYERS, RESULT, load_sweep
-from experiments.trainer.checkpoint import read_own
-from experiments.trainer.folder import list_images
-from experiments.trainer.images import UnreadableError, read_image
 from security.attacks import TEXTS
 from security.hostile_sweep import PIXEL
 

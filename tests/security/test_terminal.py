@@ -16,8 +16,8 @@ from training_runs import SMALL, run_train, write_images
 from dynfilters import cli, create_model
 from dynfilters._output import printable
 from dynfilters.commands.tables import Table, show
-from experiments.callback import stop
-from experiments.results import RESULT
+from dynfilters.experiments.results import RESULT
+from dynfilters.experiments.sweep.callback import stop
 from security.attacks import OBEYED, TEXTS
 
 pytestmark = pytest.mark.full
@@ -88,7 +88,7 @@ def test_a_job_s_error_is_shown_as_it_is(tmp_path: Path, monkeypatch, capfd, cap
     directory.mkdir(parents=True)
     error = {"type": ALL, "message": ALL, "traceback": ALL}
     (directory / RESULT).write_text(json.dumps({**failure(), "error": error}))
-    from experiments.callback import report_failures
+    from dynfilters.experiments.sweep.callback import report_failures
 
     with pytest.raises(SystemExit):
         report_failures(tmp_path / "outputs", ["x"])

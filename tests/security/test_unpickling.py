@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 
 import dynfilters
 from dynfilters import cli
+from dynfilters.experiments.engine import checkpoint, shards
+from dynfilters.experiments.engine.folder import DataError
+from dynfilters.experiments.engine.images import UnreadableError, read_image
+from dynfilters.experiments.engine.shards import TestShards, list_shards, read_shard
+from dynfilters.experiments.reporting.sections.upsampling_plots import read_crops
+from dynfilters.experiments.results import CROPS, Job
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
-from experiments.results import CROPS, Job
-from experiments.sections.upsampling_plots import read_crops
-from experiments.trainer import checkpoint, shards
-from experiments.trainer.folder import DataError
-from experiments.trainer.images import UnreadableError, read_image
-from experiments.trainer.shards import TestShards, list_shards, read_shard
 from security.attacks import Evil
 
 pytestmark = pytest.mark.full

@@ -1,0 +1,145 @@
+"""A job that trains a network with the filter under test, and measures what it has become."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynfilters.diagnostics import (
+    GradientProbe,
+    aggregate,
+    count_macs,
+    count_parameters,
+    measure_latency,
+    measure_memory,
+    summarize,
+)
+from dynfilters.experiments.engine.data import Data, load_data
+from dynfilters.experiments.engine.training import deterministic, evaluate, train
+from dynfilters.experiments.files import write_atomically
+from dynfilters.experiments.results import EARLY_STEPS, GRADIENTS, HISTORY, LAYERS, MEASURED
+from dynfilters.experiments.sweep.checks import check_device
+from dynfilters.models import create_model
+
+PERCENTILES = ("p20", "p50", "p80")
+
+
+def train_job(
+    config: Mapping[str, Any], directory: Path, progress: bool | None
+) -> Iterator[dict[str, Any]]:
+    """Trains and measures; yields the fields of the result as they become known.
+
+    What was recorded until an exception ended the training is saved and yielded before that
+    exception is raised: the gradients on the way to a NaN are what one wants to look at.
+    """
+    data = load_data(config["data"]).to(check_device(config["device"]))
+    model = build(config, data).to(data.train_x.device)
+    history, records, failure = run_training(model, data, config, progress)
+    save_curves(directory, history, records)
+    early = [row for row in records if row["step"] < EARLY_STEPS]
+    yield {"gradients": summarize(records), "gradients_early": summarize(early)}
+    if failure is not None:
+        raise failure
+    loss, accuracy = evaluate(model, data.test_x, data.test_y)
+    trained = {key: history[-1][key] for key in ("train_accuracy", "train_loss")}
+    yield {"metrics": {"accuracy": accuracy, "loss": loss, **trained}}
+    options = config["measure"]
+    yield measure(model, [data.train_x[: options["batch_size"]]], options["seconds"])
+
+
+def run_training(
+    model: nn.Module, data: Data, config: Mapping[str, Any], progress: bool | None
+) -> tuple[list[dict[str, float]], list[dict[str, Any]], Exception | None]:
+    """The epochs' rows and the probe's records, as far as they go, and what ended them early."""
+    title = f"{config['filter']['name']} {config['filter'].get('activation', '')}".strip()
+    history, failure = [], None
+    with deterministic(), GradientProbe(model, **config["probe"]) as probe:
+        try:
+            for row in train(model, data, config["optim"], probe, config["seed"], progress, title):
+                history.append(row)
+        except Exception as error:
+            failure = error
+    return history, probe.records(), failure
+
+
+def build(config: Mapping[str, Any], data: Data) -> nn.Module:
+    """The model of the configuration, with its filter, for the images of `data`."""
+    options, model = dict(config["filter"]), dict(config["model"])
+    return create_model(
+        model.pop("name"),
+        num_classes=data.classes,
+        in_chans=data.channels,
+        filter=options.pop("name"),
+        filter_options=options,
+        **model,
+    )
+
+
+def measure(model: nn.Module, inputs: Sequence[Tensor], seconds: float) -> dict[str, Any]:
+    """Parameters; MACs of one image; memory of the batch `inputs`, and latency if asked.
+
+    A model without parameters has no backward pass.
+    """
+    model.train()
+    memory = measure_memory(lambda: model(*inputs))
+    latency = dict.fromkeys(MEASURED["latency_ms"])
+    if seconds:
+        runs = {"min_run_time": seconds, "warmup": 1}  # the model has just been trained: it is warm
+        for way in ("forward", "backward") if count_parameters(model) else ("forward",):
+            found = measure_latency(lambda: model(*inputs), backward=way == "backward", **runs)
+            latency.update({f"{way}_{p}": getattr(found, p) for p in PERCENTILES})
+    return {
+        "params": count_parameters(model),
+        "macs": count_macs(model, *(x[:1] for x in inputs)),
+        "latency_ms": latency,
+        "memory": {"saved_bytes": memory.saved_bytes, "peak_bytes": memory.peak_bytes},
+    }
+
+
+def save_curves(
+    directory: Path, history: Sequence[Mapping], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """The learning curve, the gradients by step over all layers, and by layer over all steps."""
+    steps = [
+        {"step": step, "branch": branch, "quantity": quantity, "value": f"{value:.6g}"}
+        for (branch, quantity), series in aggregate(records).items()
+        for step, value in zip(*series, strict=True)
+    ]
+    for name, rows in ((HISTORY, history), (GRADIENTS, steps), (LAYERS, by_layer(records))):
+        write_atomically(directory / name, to_csv(rows))
+
+
+def by_layer(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """layer, branch, quantity, and the median over the steps."""
+    values = defaultdict(list)
+    for row in records:
+        values[row["layer"], row["branch"], row["quantity"]].append(row["value"])
+    names = ("layer", "branch", "quantity")
+    return [
+        {**dict(zip(names, key, strict=True)), "median": f"{finite_median(of):.6g}"}
+        for key, of in values.items()
+    ]
+
+
+def finite_median(values: Iterable[float]) -> float:
+    """The median of the finite ones among them, NaN if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return median(finite) if finite else math.nan
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys, as CSV with a header; nothing for no rows."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

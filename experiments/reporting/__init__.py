@@ -1,0 +1,1 @@
+"""Reports on sweeps: statistics, tables, figures, pages."""

@@ -1,0 +1,146 @@
+"""A page over all sweeps in a folder, each with its finding and a link to its report.
+
+    python -m experiments.index outputs
+
+Writes `index.html` there. Folders without results are named, and so is whatever cannot be read.
+Exit status: 0 if the page was written, 2 if the folder is missing or cannot be written to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from dynfilters.experiments.files import check_writable, write_atomically
+from dynfilters.experiments.reporting.page import REPORT, render
+from dynfilters.experiments.reporting.sections import find_headline
+from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.reporting.wording import NOTHING, listed
+from dynfilters.experiments.results import RESULT, Sweep, load_sweep
+
+log = logging.getLogger(__name__)
+INDEX = "index.html"
+# The folder that sweeps go to if nothing else is said.
+OUTPUTS = "outputs"
+CANNOT_WRITE = 2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sweep's line: `link` is None where no report was written yet."""
+
+    name: str
+    link: str | None
+    finished: int
+    failed: int
+    unusable: int
+    when: str
+    device: str
+    finding: str
+
+
+def build_index(directory: Path) -> Path:
+    """Writes `index.html` over the sweeps in `directory`; returns its path.
+
+    `OSError` if the folder cannot be read or written.
+    """
+    entries: list[Entry] = []
+    others: list[tuple[str, str]] = []
+    for path in sorted(directory.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        found = read_entry(path)
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            others.append((path.name, found))
+    title = f"Sweeps in “{directory.resolve().name}”"
+    page = render("index.html.j2", title=title, entries=entries, others=others)
+    write_atomically(directory / INDEX, page)
+    return directory / INDEX
+
+
+def refresh_index(sweep: Path) -> None:
+    """The index of the folder that `sweep` is in, if that is the usual one for sweeps.
+
+    Anywhere else the folder may hold whatever, and the index is made when asked for. A failure is
+    a warning: the sweep has its report.
+    """
+    folder = sweep.resolve().parent
+    if folder.name != OUTPUTS:
+        return
+    try:
+        log.info("all sweeps: %s", build_index(folder))
+    except OSError as error:
+        log.warning("no index of all sweeps: %s", error)
+
+
+def read_entry(directory: Path) -> Entry | str:
+    """The sweep's line, or why the folder has none."""
+    if (directory / RESULT).exists():
+        return "a single job, no sweep"
+    try:
+        sweep = load_sweep(directory)
+        if sweep.jobs:
+            return _entry(sweep)
+    except Exception as error:  # one sweep with odd files must not hide all others
+        return f"cannot be read: {type(error).__name__}: {error}"
+    reasons = Counter(reason for _, reason in sweep.problems)
+    return listed([f"{n} × {reason}" for reason, n in reasons.items()]) or "no results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.index", description="A page over all sweeps in a folder."
+    )
+    parser.add_argument("directory", type=Path, help="the folder of the sweeps, outputs")
+    directory = parser.parse_args(arguments).directory
+    if not directory.is_dir():
+        print(f"no such directory: {directory}", file=sys.stderr)
+        return CANNOT_WRITE
+    try:
+        check_writable(directory)
+        print(build_index(directory))
+    except OSError as error:
+        print(f"cannot write the index: {error}", file=sys.stderr)
+        return CANNOT_WRITE
+    return 0
+
+
+def _entry(sweep: Sweep) -> Entry:
+    name = sweep.directory.name
+    finished = sum(job.ok for job in sweep.jobs)
+    devices = dict.fromkeys(str(job.get("device")) for job in sweep.jobs if job.get("device"))
+    return Entry(
+        name=name,
+        link=f"{quote(name)}/{REPORT}" if (sweep.directory / REPORT).is_file() else None,
+        finished=finished,
+        failed=len(sweep.jobs) - finished,
+        unusable=len(sweep.problems),
+        when=_when(sweep),
+        device=listed(list(devices)) or NOTHING,
+        finding=find_headline(Study(sweep)) or NOTHING,
+    )
+
+
+def _when(sweep: Sweep) -> str:
+    """When the last run ended, or began if it has no end; else when the last result was written."""
+    runs = sweep.facts.get("runs")
+    last = runs[-1] if isinstance(runs, list) and runs and isinstance(runs[-1], dict) else {}
+    noted = last.get("finished") or last.get("started")
+    if isinstance(noted, str):
+        return noted[:16].replace("T", " ")
+    written = max((job.directory / RESULT).stat().st_mtime for job in sweep.jobs)
+    moment = datetime.datetime.fromtimestamp(written, datetime.timezone.utc)
+    return moment.isoformat(" ", "minutes")[:16]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

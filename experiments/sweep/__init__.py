@@ -1,0 +1,1 @@
+"""Around the jobs of a sweep: composing, checking, naming, locking, running."""

@@ -1,4 +1,4 @@
-"""The report on a sweep: tables, pictures, and a page that stands on its own.
+"""The report on a sweep: tables, figures, and a page that stands on its own.
 
     python -m experiments.report outputs/ablation [--baseline dwconv]
 
@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 from dynfilters.experiments.files import check_writable, leads_out, write_atomically
-from dynfilters.experiments.reporting import tables
-from dynfilters.experiments.reporting.contests import contest_table
-from dynfilters.experiments.reporting.page import REPORT, render_report
-from dynfilters.experiments.reporting.pictures import draw_all
-from dynfilters.experiments.reporting.sections import build_sections
-from dynfilters.experiments.reporting.study import BASELINE, Study
+from dynfilters.experiments.reporting.figures import draw_all
+from dynfilters.experiments.reporting.job_lists import measurements_table
+from dynfilters.experiments.reporting.page import REPORT, build_sections, render_report
+from dynfilters.experiments.reporting.tables import jobs_csv, to_latex, to_markdown
+from dynfilters.experiments.reporting.training import settings_table
+from dynfilters.experiments.reporting.upsampling import leaderboard_tables
+from dynfilters.experiments.reporting.view import BASELINE, SweepView
 from dynfilters.experiments.results import load_sweep
 
 CANNOT_WRITE = 2
@@ -37,9 +38,9 @@ def build_report(directory: Path, baseline: str = BASELINE) -> Path:
     sweep = load_sweep(directory)
     if not sweep.jobs and not sweep.problems:
         raise NothingToReportError(f"{directory} holds no jobs")
-    study = Study(sweep, baseline)
-    write_tables(study)
-    sections = build_sections(study)
+    view = SweepView(sweep, baseline)
+    write_tables(view)
+    sections = build_sections(view)
     if leads_out(directory / "figures", directory):
         raise OSError(f"{directory / 'figures'} is a link that leads out of there")
     plots = [plot for section in sections for plot in section.plots()]
@@ -48,18 +49,18 @@ def build_report(directory: Path, baseline: str = BASELINE) -> Path:
     return directory / REPORT
 
 
-def write_tables(study: Study) -> None:
-    """A row a job as CSV; as Markdown and LaTeX a table for each kind of job, and each contest."""
-    found = [table for table in (study.training_table, study.profile_table) if table is not None]
-    found += [contest_table(contest) for contest in study.contests]
-    directory = study.sweep.directory
-    write_atomically(directory / "results.csv", tables.jobs_csv(study.jobs))
-    write_atomically(directory / "results.md", "\n".join(map(tables.to_markdown, found)))
-    write_atomically(directory / "results.tex", "\n".join(map(tables.to_latex, found)))
+def write_tables(view: SweepView) -> None:
+    """Writes the jobs as CSV, and as Markdown and LaTeX a table for each kind of job."""
+    found = [settings_table(view), measurements_table(view), *leaderboard_tables(view)]
+    found = [table for table in found if table is not None]
+    directory = view.sweep.directory
+    write_atomically(directory / "results.csv", jobs_csv(view.jobs))
+    write_atomically(directory / "results.md", "\n".join(map(to_markdown, found)))
+    write_atomically(directory / "results.tex", "\n".join(map(to_latex, found)))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report", description="Builds the report on a sweep."
     )

@@ -1,4 +1,4 @@
-"""What the tests of the report's sections share: made-up studies, and looks inside."""
+"""What the tests of the report's sections share: made-up sweeps, and looks inside."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from PIL import Image
 
-from dynfilters.experiments.reporting.pictures import render
-from dynfilters.experiments.reporting.sections.parts import Box, Plot, Section, Sheet
-from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.reporting.blocks import Callout, Plot, Section, TableBlock
+from dynfilters.experiments.reporting.figures import render
+from dynfilters.experiments.reporting.view import SweepView
 from dynfilters.experiments.results import Job, Sweep
 
 
-def study_of(results: list[dict]) -> Study:
-    return Study(Sweep(Path("made-up"), [Job(content) for content in results], [], {}))
+def view_of(results: list[dict]) -> SweepView:
+    return SweepView(Sweep(Path("made-up"), [Job(content) for content in results], [], {}))
 
 
-def box_of(section: Section) -> Box:
-    return next(part for part in section.parts if isinstance(part, Box))
+def callout_of(section: Section) -> Callout:
+    return next(part for part in section.parts if isinstance(part, Callout))
 
 
 def tables_of(section: Section) -> dict[str, list[dict[str, str]]]:
     """heading → rows, each as column → cell."""
-    sheets = [part for part in section.parts if isinstance(part, Sheet)]
+    blocks = [part for part in section.parts if isinstance(part, TableBlock)]
     return {
-        sheet.title: [dict(zip(sheet.table.columns, row, strict=True)) for row in sheet.table.rows]
-        for sheet in sheets
+        block.title: [dict(zip(block.table.titles, row, strict=True)) for row in block.table.rows]
+        for block in blocks
     }
 
 

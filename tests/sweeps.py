@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 import dynfilters
 from dynfilters.experiments import ablate
-from dynfilters.experiments.reporting.summary import Group, make_groups
+from dynfilters.experiments.reporting.view import Group, make_groups
 from dynfilters.experiments.results import GRADIENTS, Job, empty_result, write_result
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ from security.hostile_sweep import PIXEL, hostile
 from sweeps import CURVE, depth_sweep, failure, pair, profile, result, save
 
 from dynfilters.experiments.report import build_report
-from dynfilters.experiments.reporting import pictures
+from dynfilters.experiments.reporting import figures
 from dynfilters.experiments.reporting.index import build_index
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("browser")]
@@ -143,7 +143,7 @@ def test_the_page_reads_well_without_script(driver, outputs: Path) -> None:
 
 def test_nothing_in_a_sweep_of_attacks_is_run(driver, tmp_path: Path, monkeypatch) -> None:
     """Scripts, handlers, links and templates in all names, messages, folders and commands."""
-    monkeypatch.setattr(pictures, "render", lambda plot: PIXEL)
+    monkeypatch.setattr(figures, "render", lambda plot: PIXEL)
     (tmp_path / "real.html").write_text("".join(TEXTS[name] for name in ("script", "attribute")))
     driver.get((tmp_path / "real.html").as_uri())
     assert driver.execute_script("return window.hacked") == 1, "these attacks would show nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sweeps import groups_of, pair, result
 
-from dynfilters.experiments.reporting.claim import Claim, compare_all, decide, judge
+from dynfilters.experiments.reporting.claims import Claim, compare_all, decide, judge
 
 
 def verdict_of(results: list[dict]) -> Claim:
@@ -15,44 +15,45 @@ def verdict_of(results: list[dict]) -> Claim:
 def test_claim_confirmed() -> None:
     claim = verdict_of(pair([0.96, 0.97, 0.95], [0.90, 0.91, 0.90]))
     assert claim.verdict == "confirmed"
-    assert "is confirmed here: in the spatial branch of DDF" in claim.sentence
+    assert "is confirmed here (3 seeds). In the spatial branch of DDF" in claim.sentence
     assert (
-        "is 6.0 times that under sigmoid (95 % CI 4.7 to 7.7) and 6.0 times it in" in claim.sentence
+        "is 6.0 times that with sigmoid (95 % CI 4.7 to 7.7); over the first 20 steps alone, 6.0"
+        in claim.sentence
     )
-    assert "the trunk's differs much less, by a factor of 1.0" in claim.sentence
-    assert "5.7 percentage points higher (95 % CI +4.2 to +7.1); 3 seeds." in claim.sentence
+    assert "differs much less between the two, by a factor of 1.0" in claim.sentence
+    assert "5.7 percentage points higher (95 % CI +4.2 to +7.1)." in claim.sentence
 
 
 def test_claim_refuted_by_the_gradient() -> None:
     claim = verdict_of(pair([0.96, 0.97, 0.95], [0.90, 0.91, 0.90], ratio=0.5))
     assert claim.verdict == "refuted"
-    assert "gradients is refuted; the half on accuracy is confirmed" in claim.sentence
+    assert "gradients is refuted; the part on accuracy is confirmed" in claim.sentence
 
 
 def test_claim_refuted_by_the_accuracy() -> None:
     claim = verdict_of(pair([0.90, 0.91, 0.90], [0.96, 0.97, 0.95]))
     assert claim.verdict == "refuted"
     assert "5.7 percentage points lower (95 % CI −7.1 to −4.2)" in claim.sentence
-    assert "gradients is confirmed; the half on accuracy is refuted" in claim.sentence
+    assert "gradients is confirmed; the part on accuracy is refuted" in claim.sentence
 
 
 def test_claim_undecided_where_the_interval_includes_no_difference() -> None:
     claim = verdict_of(pair([0.96, 0.90, 0.95], [0.90, 0.95, 0.93]))
     assert claim.verdict == "undecided"
     assert (claim.gradient, claim.accuracy) == ("confirmed", "undecided")
-    assert "accuracy is undecided, its interval includes no difference" in claim.sentence
+    assert "because its 95 % interval includes a difference of 0" in claim.sentence
 
 
 def test_a_gradient_that_is_larger_everywhere_is_no_confirmation() -> None:
     claim = verdict_of(pair([0.96, 0.97, 0.95], [0.90, 0.91, 0.90], ratio=6.0, trunk=6.0))
     assert claim.verdict == "undecided"
-    assert "the trunk's differs comparably, by a factor of 6.0" in claim.sentence
+    assert "differs comparably between the two, by a factor of 6.0" in claim.sentence
 
 
 def test_one_seed_decides_nothing() -> None:
     claim = verdict_of(pair([0.96], [0.90]))
     assert claim.verdict == "undecided"
-    assert "Without a second seed there is no interval" in claim.sentence
+    assert "One seed gives no confidence interval" in claim.sentence
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_gradients_of_zero_and_missing_trunks_do_not_break_the_claim() -> None:
         del job["gradients"]["trunk"]
     claim = verdict_of(jobs)
     assert claim.verdict == "undecided"
-    assert "the trunk's was not measured" in claim.sentence
+    assert "The trunk's gradient norm was not measured" in claim.sentence
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from dynfilters.experiments.reporting.statistics import (
     paired_ratio,
     t_interval,
 )
-from dynfilters.experiments.reporting.summary import make_groups, make_rows
+from dynfilters.experiments.reporting.training import make_rows
+from dynfilters.experiments.reporting.view import make_groups
 from dynfilters.experiments.results import Job
 
 

@@ -11,7 +11,7 @@ from sweeps import result, save
 
 from dynfilters.experiments import report
 from dynfilters.experiments.reporting import page
-from dynfilters.experiments.reporting.pictures import fit
+from dynfilters.experiments.reporting.figures import shrink_to_fit
 
 
 def picture(width: int, noise: bool = False) -> bytes:
@@ -24,8 +24,8 @@ def picture(width: int, noise: bool = False) -> bytes:
 
 def test_pictures_are_made_smaller_until_they_fit() -> None:
     heavy = {"a": picture(1200, noise=True), "b": picture(1200)}
-    assert fit(heavy, 10**7) == heavy
-    fitted = fit(heavy, 200_000)
+    assert shrink_to_fit(heavy, 10**7) == heavy
+    fitted = shrink_to_fit(heavy, 200_000)
     assert list(fitted) == ["a", "b"]
     assert sum(map(len, fitted.values())) <= 200_000
     with Image.open(io.BytesIO(fitted["a"])) as image:
@@ -33,7 +33,7 @@ def test_pictures_are_made_smaller_until_they_fit() -> None:
 
 
 def test_pictures_that_cannot_fit_are_left_out_and_named(tmp_path: Path, monkeypatch) -> None:
-    assert set(fit({"a": picture(500, noise=True), "b": picture(500)}, 5000)) == {"b"}
+    assert set(shrink_to_fit({"a": picture(500, noise=True), "b": picture(500)}, 5000)) == {"b"}
     save(tmp_path, [result()])
     heavy = picture(500, noise=True)
     monkeypatch.setattr(page, "LIMIT", 20_000)

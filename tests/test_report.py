@@ -15,8 +15,8 @@ from PIL import Image
 from sweeps import CURVE, failure, pair, profile, result, save
 
 from dynfilters.experiments import report
-from dynfilters.experiments.reporting.sections.selection import foremost
-from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.reporting.figures import select_settings
+from dynfilters.experiments.reporting.view import SweepView
 from dynfilters.experiments.results import RESULT, empty_result, load_sweep
 
 
@@ -205,9 +205,9 @@ def test_a_nan_in_training_is_marked_and_listed(tmp_path: Path) -> None:
     failed["gradients"] = {"spatial": {"nonfinite_total": 3}, "trunk": {"nonfinite_total": None}}
     save(tmp_path, [finished, failed, result("ddf", "sigmoid")])
     text = report.build_report(tmp_path).read_text()
-    assert "NaN/Inf: 2 jobs had gradients" in text
-    assert "<code>job0</code>: ddf tanh seed 0: entries 12 in trunk; finished" in text
-    assert "entries 3 in spatial; failed: FloatingPointError: the loss is nan" in text
+    assert "2 jobs had gradients with NaN or infinite entries" in text
+    assert "<code>job0</code>: ddf tanh seed 0: 12 in trunk; finished" in text
+    assert "seed 1: 3 in spatial; failed: FloatingPointError: the loss is nan" in text
     markdown = (tmp_path / "results.md").read_text()
     assert "| ddf | tanh | 1 (1 with NaN/Inf) |" in markdown
     assert "failed: FloatingPointError: the loss is nan (NaN/Inf in gradients)" in markdown
@@ -270,18 +270,18 @@ def test_too_many_gradient_pictures_are_listed_by_name(tmp_path: Path) -> None:
     assert (
         "<code>gradients_ddf__groups_13_</code>: Gradient norm over steps: ddf (groups=13)" in text
     )
-    assert text.count("Not drawn, for there are too many") == 1
+    assert text.count("Not drawn, because there are too many") == 1
 
 
 def test_of_many_settings_the_most_accurate_and_the_baseline_are_drawn(tmp_path: Path) -> None:
     """A picture of hundreds of lines could not be read, and takes a minute."""
     rates = [round(0.01 * (i + 1), 2) for i in range(80)]
     save(tmp_path, [result(accuracy=rate, optim={"lr": rate}) for rate in rates])
-    groups = Study(load_sweep(tmp_path)).groups
-    drawn, caption = foremost(groups, [groups[3]])
+    groups = SweepView(load_sweep(tmp_path)).groups
+    drawn, caption = select_settings(groups, [groups[3]])
     assert [group.by_seed("metrics.accuracy")[0] for group in drawn] == [rates[3], *rates[21:]]
-    assert caption == " Of 80 settings the 60 most accurate; results.csv has all."
-    assert foremost(groups[:60]) == (groups[:60], "")
+    assert caption == " Only the 60 most accurate of 80 settings are shown; results.csv has all."
+    assert select_settings(groups[:60]) == (groups[:60], "")
     page = report.build_report(tmp_path).read_text()
     assert page.count(caption.strip()) == 3
     for name in ("accuracy", "memory", "latency"):

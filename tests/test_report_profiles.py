@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from reports import box_of, size_of, study_of, tables_of
+from reports import callout_of, size_of, tables_of, view_of
 from sweeps import depth_sweep, profile
 
-from dynfilters.experiments.reporting.sections import (
-    adaptivity,
-    build_sections,
-    find_headline,
-    memory,
-    resolution,
-)
-from dynfilters.experiments.reporting.sections.parts import Sheet
+from dynfilters.experiments.reporting import adaptivity, memory, resolution
+from dynfilters.experiments.reporting.blocks import TableBlock
+from dynfilters.experiments.reporting.page import build_sections, find_headline
 
 # --- memory
 
@@ -34,17 +29,17 @@ def memory_jobs() -> list[dict]:
 
 
 def test_memory_says_what_grows_with_groups() -> None:
-    study = study_of(memory_jobs())
-    section = memory.build(study)
-    box = box_of(section)
-    assert box.headline == (
-        "From 1 to 8 groups, memory kept for backward grows for involution (×4.5), "
-        "stays the same for ddf and dwconv."
+    view = view_of(memory_jobs())
+    section = memory.build(view)
+    callout = callout_of(section)
+    assert callout.headline == (
+        "From 1 to 8 groups, the memory kept for the backward pass grows for involution (×4.5); "
+        "it stays the same for ddf and dwconv."
     )
-    assert box.headline == find_headline(study)
-    assert box.text == [
-        "From 1 to 2 images, memory kept for backward grows for ddf (×2).",
-        "Measured and closed form agree to the byte in all 10 jobs.",
+    assert callout.headline == find_headline(view)
+    assert callout.text == [
+        "From 1 to 2 images, the memory kept for the backward pass grows for ddf (×2).",
+        "The measured bytes equal the closed form in all 10 jobs.",
     ]
     rows = {row["filter"]: row for row in tables_of(section)["Saved (MB) against groups"]}
     assert [rows["involution"][column] for column in ("1", "2", "4", "8", "growth (×)")] == [
@@ -55,29 +50,33 @@ def test_memory_says_what_grows_with_groups() -> None:
 
 def test_memory_sentences_follow_the_data() -> None:
     jobs = [profile("ddf", vary="groups", groups=g, saved=8000 // g, formula=9) for g in (1, 8)]
-    box = box_of(memory.build(study_of(jobs)))
-    assert box.headline == "From 1 to 8 groups, memory kept for backward shrinks for ddf (×0.125)."
-    assert box.text == ["Measured and closed form differ in 2 of 2 jobs, of ddf."]
+    callout = callout_of(memory.build(view_of(jobs)))
+    assert callout.headline == (
+        "From 1 to 8 groups, the memory kept for the backward pass shrinks for ddf (×0.125)."
+    )
+    assert callout.text == [
+        "The measured bytes differ from the closed form in 2 of 2 jobs: those of ddf."
+    ]
 
 
 def test_memory_tells_heads_of_ddf_from_the_groups_that_others_need() -> None:
     jobs = [profile("ddf", vary="groups", groups=g, saved=g, formula=g) for g in (1, 8)]
-    note, agreement = box_of(memory.build(study_of(jobs))).text
+    note, agreement = callout_of(memory.build(view_of(jobs))).text
     assert "as published it has one" in note
-    assert "agree" in agreement
+    assert "equal the closed form" in agreement
 
 
 def test_memory_has_a_panel_for_each_axis() -> None:
-    (plot,) = memory.build(study_of(memory_jobs())).plots()
+    (plot,) = memory.build(view_of(memory_jobs())).plots()
     assert "against groups and batch" in plot.title
     width, height = size_of(plot)
     assert width > height > 400
 
 
 def test_memory_wants_two_values_and_nothing_else_to_vary() -> None:
-    assert memory.build(study_of([profile(vary="batch", batch=1)])) is None
+    assert memory.build(view_of([profile(vary="batch", batch=1)])) is None
     both = [profile(vary="resolution", resolution=r, batch=64 // r) for r in (8, 16, 32)]
-    assert memory.build(study_of(both)) is None
+    assert memory.build(view_of(both)) is None
 
 
 def test_memory_keeps_other_options_apart() -> None:
@@ -88,7 +87,7 @@ def test_memory_keeps_other_options_apart() -> None:
             job["config"]["filter"].update(
                 combine=combine, groups=job["config"]["profile"]["batch"]
             )
-    lines = memory.find_axes(study_of(jobs + other).profiles)["batch"]
+    lines = memory.find_axes(view_of(jobs + other).profiles)["batch"]
     assert [line.name for line in lines] == ["ddf (combine=add)", "ddf (combine=mul)"]
     assert lines[1].measured == {1: 70, 2: 140}
 
@@ -105,41 +104,48 @@ def timed(grids: dict[int, tuple], channels: int = 256) -> list[dict]:
 
 
 def test_table_a_has_our_ratios_beside_the_papers() -> None:
-    study = study_of(timed({7: (2.0, 1.0, 8.0, 1.5), 56: (10.0, 2.0, 5.0, 4.0)}))
-    section = resolution.build(study)
-    assert box_of(section).headline == (
-        "DDF's op alone is faster than Conv at all 2 resolutions, "
-        "the whole layer at 56 pixels a side, not at 7."
+    view = view_of(timed({7: (2.0, 1.0, 8.0, 1.5), 56: (10.0, 2.0, 5.0, 4.0)}))
+    section = resolution.build(view)
+    assert callout_of(section).headline == (
+        "DDF's op alone is faster than Conv at all 2 resolutions; "
+        "the whole layer is faster than Conv at 56 pixels a side, but not at 7."
     )
-    assert find_headline(study) == box_of(section).headline
-    table = next(part for part in section.parts if isinstance(part, Sheet)).table
-    assert table.columns[6:] == [
+    assert find_headline(view) == callout_of(section).headline
+    table = next(part for part in section.parts if isinstance(part, TableBlock)).table
+    assert table.titles[6:] == [
         "DwConv / Conv", "paper", "DDF / Conv", "paper", "DDF op / Conv", "paper"
     ]  # fmt: skip
     assert table.rows[0][6:] == ["0.5", "0.238", "4", "4.43", "0.75", "0.571"]
     assert table.rows[1][:6] == ["56", "2", "10", "2", "5", "4"]
     assert table.rows[1][6:] == ["0.2", "0.193", "0.5", "0.636", "0.4", "0.44"]
-    assert "In the paper: DDF's op alone is faster than Conv at all 6" in box_of(section).text[0]
-    assert "the whole layer at 28, 56, 112 and 224 pixels a side" in box_of(section).text[0]
+    assert (
+        "In the paper: DDF's op alone is faster than Conv at all 6" in callout_of(section).text[0]
+    )
+    assert (
+        "the whole layer is faster than Conv at 28, 56, 112 and 224 pixels a side"
+        in callout_of(section).text[0]
+    )
     assert min(size_of(*section.plots())) > 400
 
 
 def test_table_a_is_the_papers_only_for_its_channels() -> None:
-    section = resolution.build(study_of(timed({7: (1, 1, 2, 3), 14: (1, 1, 2, 3)}, channels=64)))
+    section = resolution.build(view_of(timed({7: (1, 1, 2, 3), 14: (1, 1, 2, 3)}, channels=64)))
     (rows,) = tables_of(section).values()
     assert "paper" not in rows[0]
-    assert "faster than Conv at none of the 2 resolutions, the whole" in box_of(section).headline
+    assert (
+        "faster than Conv at none of the 2 resolutions; the whole" in callout_of(section).headline
+    )
 
 
 def test_table_a_does_without_what_was_not_measured() -> None:
     jobs = [
         job for job in timed({7: (2, 1, 8, 1), 14: (2, 1, 1, 1)}) if "op" not in job["config_hash"]
     ]
-    box = box_of(resolution.build(study_of(jobs)))
-    assert "DDF's op alone is faster than Conv at no resolution, for it was not" in box.headline
-    assert resolution.build(study_of(timed({7: (2, 1, 8, 1)}))) is None
+    callout = callout_of(resolution.build(view_of(jobs)))
+    assert "DDF's op alone was not measured; the whole" in callout.headline
+    assert resolution.build(view_of(timed({7: (2, 1, 8, 1)}))) is None
     no_conv = [job for job in jobs if job["filter"] != "conv"]
-    assert resolution.build(study_of(no_conv)) is None
+    assert resolution.build(view_of(no_conv)) is None
 
 
 # --- table B
@@ -161,20 +167,20 @@ def marked(marks: dict[str, tuple[bool, bool]]) -> list[dict]:
 
 
 def test_table_b_reproduces_six_marks_or_names_what_differs() -> None:
-    study = study_of(marked(MARKS))
-    assert find_headline(study) == (
-        "6 of the paper's 6 marks measured here are reproduced. "
-        "To positions and channels adapt: ddf."
+    view = view_of(marked(MARKS))
+    assert find_headline(view) == (
+        "Published marks that the measurements confirm: 6 of 6. "
+        "Filters that adapt to both positions and channels: ddf."
     )
-    other = study_of(marked({**MARKS, "involution": (True, True)}))
+    other = view_of(marked({**MARKS, "involution": (True, True)}))
     assert find_headline(other) == (
-        "5 of the paper's 6 marks measured here are reproduced, not involution's channel. "
-        "To positions and channels adapt: ddf and involution."
+        "Published marks that the measurements confirm: 5 of 6, not involution (channel). "
+        "Filters that adapt to both positions and channels: ddf and involution."
     )
 
 
 def test_table_b_has_marks_figures_and_overhead() -> None:
-    section = adaptivity.build(study_of(marked(MARKS)))
+    section = adaptivity.build(view_of(marked(MARKS)))
     found = tables_of(section)
     marks = {row["filter"]: row for row in found["What adapts to what"]}
     assert (marks["weightnet"]["spatial"], marks["weightnet"]["channel"]) == ("✗ no", "✓ yes")
@@ -192,15 +198,15 @@ def test_table_b_has_marks_figures_and_overhead() -> None:
 
 
 def test_table_b_without_baselines_or_measures() -> None:
-    section = adaptivity.build(study_of(marked({"ddf": (True, True)})))
+    section = adaptivity.build(view_of(marked({"ddf": (True, True)})))
     assert section.plots() == []
-    assert adaptivity.build(study_of([profile()])) is None
+    assert adaptivity.build(view_of([profile()])) is None
 
 
 def test_every_picture_says_what_it_shows() -> None:
     jobs = [*depth_sweep({"sigmoid": 0.9, "filter_norm": 1.0}), *memory_jobs(), *marked(MARKS)]
     jobs += timed({7: (2.0, 1.0, 8.0, 1.5), 56: (10.0, 2.0, 5.0, 4.0)})
-    sections = build_sections(study_of(jobs))
+    sections = build_sections(view_of(jobs))
     plots = [plot for section in sections for plot in section.plots()]
     assert len({plot.name for plot in plots}) == len(plots) >= 6
     for plot in plots:

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reports import box_of, size_of, study_of, tables_of
+from reports import callout_of, size_of, tables_of, view_of
 from scipy import stats
 from sweeps import failure, upsampling
 
-from dynfilters.experiments.reporting.contests import make_contests
-from dynfilters.experiments.reporting.sections import find_headline, upsampling_plots
-from dynfilters.experiments.reporting.sections import upsampling as section_of
-from dynfilters.experiments.reporting.sections.upsampling_plots import crops, read_crops
-from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.reporting import upsampling as section_of
+from dynfilters.experiments.reporting.page import find_headline
+from dynfilters.experiments.reporting.upsampling import (
+    PALETTE,
+    make_leaderboards,
+    plot_pieces,
+    read_crops,
+)
+from dynfilters.experiments.reporting.view import SweepView
 from dynfilters.experiments.results import CROPS, Job, Sweep
 
 GAINS = (1.0, 1.2, 1.1)
@@ -43,9 +47,9 @@ def save_crops(directory: Path, **images) -> Job:
 
 
 def test_differences_are_paired_by_seed_with_students_interval() -> None:
-    (contest,) = study_of(sweep()).contests
-    assert contest.title == "chroma × 4"
-    best, network, plain = contest.entries
+    (board,) = make_leaderboards(map(Job, sweep()))
+    assert board.title == "chroma × 4"
+    best, network, plain = board.entries
     assert (best.group.filter, network.group.filter, plain.group.filter) == (
         "ddf_up", "bilinear", "plain_bilinear"
     )  # fmt: skip
@@ -61,23 +65,23 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
 @pytest.mark.parametrize(
     ("gains", "words"),
     [
-        (GAINS, "above bilinear"),
-        ((-1.0, -1.2, -1.1), "below bilinear"),
-        ((1.0, -1.0, 0.2), "not told apart from bilinear"),
-        ((1.0,), "with one seed alone beside bilinear"),
+        (GAINS, "is better than bilinear"),
+        ((-1.0, -1.2, -1.1), "is worse than bilinear"),
+        ((1.0, -1.0, 0.2), "is not clearly different from bilinear"),
+        ((1.0,), "has too few seeds to be compared with bilinear"),
     ],
 )
 def test_the_verdict_follows_the_interval(gains, words) -> None:
-    study = study_of(sweep(gains))
-    box = box_of(section_of.build(study))
-    assert words in box.headline
-    assert any(f"ddf_up is {words}" in line for line in box.text)
-    assert find_headline(study) == box.headline
+    view = view_of(sweep(gains))
+    callout = callout_of(section_of.build(view))
+    assert words in callout.headline
+    assert any(f"ddf_up {words}" in line for line in callout.text)
+    assert find_headline(view) == callout.headline
 
 
 def test_every_task_has_its_table_and_the_photographs_their_licences() -> None:
-    study = study_of(sweep() + sweep(pairs=("photo", 2)) + sweep(pairs=("chroma", 16)))
-    section = section_of.build(study)
+    view = view_of(sweep() + sweep(pairs=("photo", 2)) + sweep(pairs=("chroma", 16)))
+    section = section_of.build(view)
     tables = tables_of(section)
     assert list(tables) == ["Chroma × 4", "Chroma × 16", "Photo × 2", "Photographs"]
     row = tables["Photo × 2"][0]
@@ -95,8 +99,8 @@ def test_every_task_has_its_table_and_the_photographs_their_licences() -> None:
 
 def test_fused_networks_are_compared_with_fused_ones() -> None:
     fused = [job for job in sweep((2.0, 2.2, 2.1), fuse=True) if job["filter"] != "plain_bilinear"]
-    (contest,) = make_contests(map(Job, sweep() + fused))
-    found = {entry.group.name: entry for entry in contest.entries}
+    (board,) = make_leaderboards(map(Job, sweep() + fused))
+    found = {entry.group.name: entry for entry in board.entries}
     for name, gain in (("False", 1.1), ("True", 2.1)):
         entry = found[f"ddf_up (upsample.fuse={name})"]
         assert entry.over_network.estimate == pytest.approx(gain)
@@ -105,32 +109,32 @@ def test_fused_networks_are_compared_with_fused_ones() -> None:
 
 def test_variants_of_a_filter_are_told_apart() -> None:
     jobs = [upsampling("ddf_up", "filter_norm", combine=how) for how in ("mul", "add")]
-    (contest,) = study_of(jobs).contests
-    names = {entry.group.name for entry in contest.entries}
+    (board,) = make_leaderboards(map(Job, jobs))
+    names = {entry.group.name for entry in board.entries}
     assert names == {"ddf_up (combine=add)", "ddf_up (combine=mul)"}
 
 
 def test_failed_jobs_are_rows_and_alone_they_are_no_findings() -> None:
     failed = {**upsampling("carafe_up"), **failure(filter="carafe_up"), "task": "upsample"}
     failed["config"] = upsampling("carafe_up")["config"]
-    (contest,) = study_of([*sweep(), failed]).contests
-    assert [job.filter for job in contest.failed] == ["carafe_up"]
-    section = section_of.build(study_of([failed]))
+    (board,) = make_leaderboards(map(Job, [*sweep(), failed]))
+    assert [job.filter for job in board.failed] == ["carafe_up"]
+    section = section_of.build(view_of([failed]))
     (row,) = tables_of(section)["Chroma × 4"]
     assert row["PSNR (dB)"] == "failed: ValueError: it | broke"
-    assert box_of(section).headline == "No candidate can be compared."
+    assert callout_of(section).headline == "No candidate can be compared."
     assert section.plots() == []
 
 
 def test_without_upsampling_there_is_no_section() -> None:
-    assert section_of.build(study_of([])) is None
-    assert section_of.headline(study_of([])) is None
+    assert section_of.build(view_of([])) is None
+    assert section_of.headline(view_of([])) is None
 
 
 def test_the_pieces_are_side_by_side_and_told_in_words(tmp_path: Path) -> None:
     jobs = [save_crops(tmp_path / "a", guide=image(20)), Job(upsampling("bilinear"), tmp_path)]
-    study = Study(Sweep(tmp_path, jobs, [], {}))
-    (overview, plot) = section_of.build(study).plots()
+    view = SweepView(Sweep(tmp_path, jobs, [], {}))
+    (overview, plot) = section_of.build(view).plots()
     assert overview.name == "upsampling"
     assert plot.name == "crops_chroma_x4"
     assert "side by side ddf_up, 30.00 dB." in plot.alt
@@ -150,8 +154,8 @@ def test_the_pieces_are_side_by_side_and_told_in_words(tmp_path: Path) -> None:
 def test_damaged_pieces_leave_out_a_picture_and_nothing_else(tmp_path: Path, images) -> None:
     job = save_crops(tmp_path / "a", **images)
     assert read_crops(job) is None
-    (contest,) = make_contests([job])
-    assert crops(contest) is None
+    (board,) = make_leaderboards([job])
+    assert plot_pieces(board) is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut", b"no archive"])
@@ -164,4 +168,4 @@ def test_files_that_are_no_archives_leave_out_a_picture(tmp_path: Path, content)
 
 def test_differences_between_candidates_keep_their_colours() -> None:
     """A palette of few colours would even out what the picture is to show."""
-    assert upsampling_plots.PALETTE == 256
+    assert PALETTE == 256

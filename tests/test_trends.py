@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sweeps import depth_sweep
 
-from dynfilters.experiments.reporting.trends import Contrast, Trend, find_contrasts, find_trends
+from dynfilters.experiments.reporting.depth import Trend, TrendPair, find_pairs, find_trends
 from dynfilters.experiments.results import Job
 
 
@@ -17,10 +17,10 @@ def trends_of(*sweeps: list[dict]) -> list[Trend]:
     return find_trends(Job(content) for sweep in sweeps for content in sweep)
 
 
-def contrast_of(sigmoid: float, normalized: float, **options) -> Contrast:
+def pair_of(sigmoid: float, normalized: float, **options) -> TrendPair:
     factors = {"sigmoid": sigmoid, "filter_norm": normalized}
-    contrasts = find_contrasts(trends_of(depth_sweep(factors, **options)))
-    return next(c for c in contrasts if c.sigmoid.quantity == "transmission")
+    pairs = find_pairs(trends_of(depth_sweep(factors, **options)))
+    return next(c for c in pairs if c.sigmoid.quantity == "transmission")
 
 
 def test_slopes_of_exact_exponentials_are_recovered() -> None:
@@ -75,42 +75,42 @@ def test_change(factor: float, noise: float, change: str) -> None:
     [
         (0.9, 1.0, "holds"),
         (0.9, 1.05, "holds"),
-        (1.0, 1.0, "sigmoid's does not fall"),
-        (1.1, 0.9, "sigmoid's does not fall"),
-        (0.8, 0.9, "both fall, sigmoid's faster"),
-        (0.9, 0.9, "both fall"),
-        (0.9, 0.8, "both fall"),
+        (1.0, 1.0, "does not fall under sigmoid"),
+        (1.1, 0.9, "does not fall under sigmoid"),
+        (0.8, 0.9, "falls under both, faster under sigmoid"),
+        (0.9, 0.9, "falls under both"),
+        (0.9, 0.8, "falls under both"),
     ],
 )
 def test_verdict(sigmoid: float, normalized: float, verdict: str) -> None:
-    assert contrast_of(sigmoid, normalized).verdict == verdict
+    assert pair_of(sigmoid, normalized).verdict == verdict
 
 
 def test_one_seed_decides_nothing() -> None:
-    contrast = contrast_of(0.5, 1.0, seeds=1)
-    assert contrast.sigmoid.change == "one seed"
-    assert contrast.verdict == "undecided"
+    pair = pair_of(0.5, 1.0, seeds=1)
+    assert pair.sigmoid.change == "one seed"
+    assert pair.verdict == "undecided"
 
 
 def test_noise_that_hides_the_difference_decides_nothing() -> None:
     jobs = depth_sweep({"sigmoid": 0.97}, noise=0.01)
     jobs += depth_sweep({"filter_norm": 0.97}, noise=3.0)
-    (contrast, *_) = find_contrasts(trends_of(jobs))
-    assert contrast.normalized.change == "no clear change"
-    assert contrast.verdict == "undecided"
+    (pair, *_) = find_pairs(trends_of(jobs))
+    assert pair.normalized.change == "no clear change"
+    assert pair.verdict == "undecided"
 
 
 def test_sigmoid_is_compared_at_each_depth_too() -> None:
-    contrast = contrast_of(0.9, 1.0, noise=0.0)
-    assert contrast.ratios == pytest.approx({depth: 0.9**depth for depth in (4, 8, 16)})
-    assert contrast.always_smaller
-    assert not contrast_of(1.0, 0.9).always_smaller
+    pair = pair_of(0.9, 1.0, noise=0.0)
+    assert pair.ratios == pytest.approx({depth: 0.9**depth for depth in (4, 8, 16)})
+    assert pair.always_smaller
+    assert not pair_of(1.0, 0.9).always_smaller
 
 
 def test_unclear_is_undecided() -> None:
-    contrast = contrast_of(1.0, 1.0, noise=0.5)
-    assert contrast.sigmoid.change == "no clear change"
-    assert contrast.verdict == "undecided"
+    pair = pair_of(1.0, 1.0, noise=0.5)
+    assert pair.sigmoid.change == "no clear change"
+    assert pair.verdict == "undecided"
 
 
 def test_one_depth_or_no_numbers_give_no_trend() -> None:

@@ -1,1 +1,1 @@
-"""Reports on sweeps: statistics, tables, figures, pages."""
+"""Reports on sweeps: one module a study, and the tables, figures and pages that show them."""

@@ -18,22 +18,23 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dynfilters.experiments.files import check_writable, write_atomically
-from dynfilters.experiments.reporting.page import REPORT, render
-from dynfilters.experiments.reporting.sections import find_headline
-from dynfilters.experiments.reporting.study import Study
-from dynfilters.experiments.reporting.wording import NOTHING, listed
+from dynfilters.experiments.reporting.page import REPORT, find_headline, render
+from dynfilters.experiments.reporting.tables import Column, make_table
+from dynfilters.experiments.reporting.view import SweepView
+from dynfilters.experiments.reporting.wording import listed
 from dynfilters.experiments.results import RESULT, Sweep, load_sweep
 
 log = logging.getLogger(__name__)
 INDEX = "index.html"
-# The folder that sweeps go to if nothing else is said.
+# The folder that sweeps are written to by default.
 OUTPUTS = "outputs"
 CANNOT_WRITE = 2
+NOTE = "Jobs by state. Each sweep's page says how it was made."
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One sweep's line: `link` is None where no report was written yet."""
+    """One sweep's line; `link` is None if it has no report yet."""
 
     name: str
     link: str | None
@@ -41,8 +42,19 @@ class Entry:
     failed: int
     unusable: int
     when: str
-    device: str
-    finding: str
+    device: str | None
+    finding: str | None
+
+
+COLUMNS = (
+    Column("sweep", lambda e: e.name if e.link else f"{e.name} (no report)", text=True),
+    Column("finding", lambda entry: entry.finding, text=True),
+    Column("finished", lambda entry: entry.finished),
+    Column("failed", lambda entry: entry.failed),
+    Column("unusable", lambda entry: entry.unusable),
+    Column("when (UTC)", lambda entry: entry.when, text=True),
+    Column("device", lambda entry: entry.device, text=True),
+)
 
 
 def build_index(directory: Path) -> Path:
@@ -61,16 +73,22 @@ def build_index(directory: Path) -> Path:
         else:
             others.append((path.name, found))
     title = f"Sweeps in “{directory.resolve().name}”"
-    page = render("index.html.j2", title=title, entries=entries, others=others)
-    write_atomically(directory / INDEX, page)
+    write_atomically(directory / INDEX, render_index(title, entries, others))
     return directory / INDEX
 
 
-def refresh_index(sweep: Path) -> None:
-    """The index of the folder that `sweep` is in, if that is the usual one for sweeps.
+def render_index(title: str, entries: list[Entry], others: list[tuple[str, str]]) -> str:
+    """Returns the page; `others` are folders without a line, each with the reason."""
+    links = [entry.link for entry in entries]
+    table = make_table(COLUMNS, entries, NOTE)
+    return render("index.html.j2", title=title, table=table, links=links, others=others)
 
-    Anywhere else the folder may hold whatever, and the index is made when asked for. A failure is
-    a warning: the sweep has its report.
+
+def refresh_index(sweep: Path) -> None:
+    """Writes the index of the folder that holds `sweep`, if that is the usual one for sweeps.
+
+    Any other folder may hold whatever, and gets an index only on request. A failure is a warning,
+    because the sweep has its report.
     """
     folder = sweep.resolve().parent
     if folder.name != OUTPUTS:
@@ -82,21 +100,21 @@ def refresh_index(sweep: Path) -> None:
 
 
 def read_entry(directory: Path) -> Entry | str:
-    """The sweep's line, or why the folder has none."""
+    """Returns the sweep's line, or why the folder has none."""
     if (directory / RESULT).exists():
         return "a single job, no sweep"
     try:
         sweep = load_sweep(directory)
         if sweep.jobs:
             return _entry(sweep)
-    except Exception as error:  # one sweep with odd files must not hide all others
+    except Exception as error:  # one damaged sweep must not hide all others
         return f"cannot be read: {type(error).__name__}: {error}"
     reasons = Counter(reason for _, reason in sweep.problems)
     return listed([f"{n} × {reason}" for reason, n in reasons.items()]) or "no results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.index", description="A page over all sweeps in a folder."
     )
@@ -125,13 +143,16 @@ def _entry(sweep: Sweep) -> Entry:
         failed=len(sweep.jobs) - finished,
         unusable=len(sweep.problems),
         when=_when(sweep),
-        device=listed(list(devices)) or NOTHING,
-        finding=find_headline(Study(sweep)) or NOTHING,
+        device=listed(list(devices)) or None,
+        finding=find_headline(SweepView(sweep)),
     )
 
 
 def _when(sweep: Sweep) -> str:
-    """When the last run ended, or began if it has no end; else when the last result was written."""
+    """Returns when the last run ended, or began if it has no end.
+
+    Without a record of runs, when the last result was written.
+    """
     runs = sweep.facts.get("runs")
     last = runs[-1] if isinstance(runs, list) and runs and isinstance(runs[-1], dict) else {}
     noted = last.get("finished") or last.get("started")
@@ -140,7 +161,3 @@ def _when(sweep: Sweep) -> str:
     written = max((job.directory / RESULT).stat().st_mtime for job in sweep.jobs)
     moment = datetime.datetime.fromtimestamp(written, datetime.timezone.utc)
     return moment.isoformat(" ", "minutes")[:16]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,7 @@
-"""HTML pages: one file each with its pictures inside, nothing fetched, everything escaped."""
+"""The report's page: which sections it has, and how they become one HTML file.
+
+Pages stand on their own: figures are inside, nothing is fetched, and everything is escaped.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +17,101 @@ import jinja2
 from markupsafe import Markup
 
 from dynfilters._output import printable
-from dynfilters.experiments.reporting.pictures import fit
-from dynfilters.experiments.reporting.sections.parts import Section
+from dynfilters.experiments.reporting import (
+    adaptivity,
+    claims,
+    depth,
+    gradients,
+    job_lists,
+    memory,
+    resolution,
+    training,
+    upsampling,
+)
+from dynfilters.experiments.reporting.blocks import Section
+from dynfilters.experiments.reporting.figures import shrink_to_fit
+from dynfilters.experiments.reporting.view import SweepView
 from dynfilters.experiments.reporting.wording import counted
 from dynfilters.experiments.results import Job, Sweep
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
-# A page can be mailed below 2 MB; a margin is left for what stands around the pictures.
+# Bytes: a page can be mailed below 2 MB, with a margin for what stands around the figures.
 LIMIT = 1_950_000
-# Rows of a table in the page: the others are in results.csv.
+# Rows of a table in the page; the others are in results.csv.
 MOST_ROWS = 400
 SETTINGS = ("model", "data", "optim", "measure", "probe")
+# From the top of the page down. Each builder returns None where a sweep has none of its jobs.
+BUILDERS = (
+    depth.build,
+    claims.build,
+    resolution.build,
+    adaptivity.build,
+    memory.build,
+    upsampling.build,
+    training.build,
+    training.build_branches,
+    gradients.build,
+    claims.build_ratios,
+    training.build_cost,
+    job_lists.build_measurements,
+    job_lists.build_nonfinite,
+    job_lists.build_failed,
+    job_lists.build_unusable,
+)
+# The subjects of a sweep, the most special first: the first that it has is its finding.
+HEADLINES = (
+    depth.headline,
+    resolution.headline,
+    adaptivity.headline,
+    memory.headline,
+    upsampling.headline,
+    claims.headline,
+    training.headline,
+)
+
+
+def build_sections(view: SweepView) -> list[Section]:
+    """Returns all sections that the sweep has numbers for."""
+    return [section for build in BUILDERS if (section := build(view)) is not None]
+
+
+def find_headline(view: SweepView) -> str | None:
+    """Returns the sweep's main finding in a sentence."""
+    return next((found for find in HEADLINES if (found := find(view))), None)
 
 
 def render_report(sweep: Sweep, sections: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
-    """The report's page; `pictures` are PNG, by the names of the sections' plots."""
+    """Returns the report's page; `pictures` are PNG, by the names of the sections' plots."""
     values = {
         "title": f"Sweep “{sweep.directory.resolve().name}”",
         "sections": sections,
-        "facts": facts(sweep),
+        "provenance": provenance(sweep),
         "most_rows": MOST_ROWS,
     }
     bare = render("report.html.j2", pictures={}, **values)
     budget = (LIMIT - len(bare.encode())) * 3 // 4  # base64 makes four characters of three bytes
     embedded = {
-        name: base64.b64encode(data).decode("ascii") for name, data in fit(pictures, budget).items()
+        name: base64.b64encode(data).decode("ascii")
+        for name, data in shrink_to_fit(pictures, budget).items()
     }
     return render("report.html.j2", pictures=embedded, **values)
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from `template`. Its policy lets no script run but our own, and nothing be fetched."""
+    """Returns a page whose policy lets only our own script run, and nothing be fetched."""
     script = _file("sort.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = {"style": Markup(_file("style.css")), "script": Markup(script), "digest": digest}
     return _environment().get_template(template).render(**own, **values)
 
 
-def facts(sweep: Sweep) -> list[tuple[str, list[str]]]:
-    """How the numbers were made: what was run, on what, when. Differences between jobs show."""
+def provenance(sweep: Sweep) -> list[tuple[str, list[str]]]:
+    """Returns what was run, on what and when, as (name, values); values that differ have counts."""
     jobs = sweep.jobs
-    trained = [job for job in jobs if job.task == "train"]
-    profiled = [job for job in jobs if job.task == "profile"]
-    upsampled = [job for job in jobs if job.task == "upsample"]
+    trained, profiled, upsampled = (
+        [job for job in jobs if job.task == task] for task in ("train", "profile", "upsample")
+    )
     runs = [run for run in sweep.facts.get("runs", []) if isinstance(run, dict)]
     found = [
         ("Jobs", [f"{count_jobs(sweep)}; {_minutes(jobs)} of computing"]),
@@ -73,7 +127,7 @@ def facts(sweep: Sweep) -> list[tuple[str, list[str]]]:
 
 
 def count_jobs(sweep: Sweep) -> str:
-    """How many jobs there are in which state."""
+    """Returns how many jobs are in which state."""
     ok = sum(job.ok for job in sweep.jobs)
     failed = len(sweep.jobs) - ok
     return f"{ok} finished, {failed} failed, {len(sweep.problems)} unusable"
@@ -92,7 +146,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _visible(value: Any) -> Any:
-    """A text without what a reader cannot see; names of folders may hold anything."""
+    """Returns a text without invisible characters: names of folders may hold anything."""
     return (
         value if not isinstance(value, str) or isinstance(value, Markup) else printable(value, True)
     )
@@ -118,7 +172,7 @@ def _values(jobs: Sequence[Job], leaf: str) -> list[str]:
 
 
 def _settings(jobs: Sequence[Job], prefix: str) -> list[str]:
-    """The leaves under `prefix` as one line; where jobs differ, all values with their counts."""
+    """Returns the leaves under `prefix` as one line; values that differ have counts."""
     leaves = dict.fromkeys(k for job in jobs for k in job.leaves if k.startswith(prefix))
     parts = [
         f"{leaf.removeprefix(prefix)} {' / '.join(values)}"

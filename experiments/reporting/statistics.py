@@ -1,4 +1,4 @@
-"""Means, spreads and intervals over a handful of seeds."""
+"""Means, standard deviations and confidence intervals over a handful of seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate from `n` seeds, and its confidence interval: None with fewer than two."""
+    """An estimate from `n` seeds with its confidence interval.
+
+    Attributes:
+        low, high: the ends of the interval; None with fewer than two seeds.
+    """
 
     estimate: float
     low: float | None
@@ -22,7 +26,7 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval, and not only an estimate."""
+        """Whether there is an interval besides the estimate."""
         return self.low is not None
 
     def above(self, value: float) -> bool:
@@ -35,14 +39,17 @@ class Interval:
 
 
 def mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The mean, and the sample standard deviation (divisor n − 1), where there are enough."""
+    """Returns the mean and the sample standard deviation (divisor n − 1).
+
+    Both are None without values; the standard deviation is None for a single one.
+    """
     if not values:
         return None, None
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """mean ± t(level, n − 1) · std / √n: Student's interval for the mean of `values`."""
+    """Returns Student's interval for the mean: mean ± t(level, n − 1) · std / √n."""
     if not values:
         return None
     mean, std = mean_std(values)
@@ -55,15 +62,15 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
 
 
 def paired_difference(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Interval | None:
-    """The mean of ours − theirs over the seeds that both have, with Student's interval."""
+    """Returns the mean of ours − theirs over the seeds that both have, with its interval."""
     return t_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
 
 def paired_ratio(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Interval | None:
-    """The geometric mean of ours / theirs over the seeds that both have.
+    """Returns the geometric mean of ours / theirs over the seeds that both have.
 
-    The interval is Student's on the logarithms: gradient norms spread over orders of
-    magnitude. Seeds where either is not positive are left out.
+    The interval is Student's on the logarithms, because gradient norms spread over orders of
+    magnitude. Seeds where either value is not positive are left out.
     """
     logs = paired_difference(_logs(ours), _logs(theirs))
     if logs is None:
@@ -77,4 +84,4 @@ def _logs(values: Mapping[Any, float]) -> dict[Any, float]:
 
 
 def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))  # beyond, a float overflows
+    return math.exp(min(value, 700.0))  # a float overflows beyond

@@ -1,20 +1,18 @@
-"""The result tables: a row a job as CSV, a row a setting as Markdown and LaTeX."""
+"""Tables as lists of columns, and how they are written: Markdown, LaTeX, and the jobs as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dynfilters.experiments.reporting.summary import Row
-from dynfilters.experiments.reporting.wording import NOTHING, escape_markdown, number, points
+from dynfilters.experiments.reporting.wording import NOTHING, escape_markdown
 from dynfilters.experiments.results import Job
 
-ERROR_LENGTH = 160
+# A spreadsheet takes a text that starts with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-SIZES = ("batch", "channels", "resolution", "groups")
 LATEX = {
     "\\": r"\textbackslash{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -36,33 +34,60 @@ LATEX = {
 
 
 @dataclass(frozen=True)
-class Table:
-    """Columns, each with its unit, and rows of as many cells.
+class Column:
+    """One column of a table.
 
     Attributes:
-        text: that many columns, from the left, hold words; the others hold numbers, or in the
-            place of a number a dash or words on why there is none.
-        note: how the numbers are to be read.
+        title: the heading, with the unit.
+        value: takes a row's object and returns its value, or None if it has none.
+        format: turns a value into the cell's text. None becomes a dash; a text stays as it is.
+        text: whether the column holds words, aligned left; otherwise numbers, aligned right.
     """
 
-    columns: Sequence[str]
+    title: str
+    value: Callable[[Any], Any]
+    format: Callable[[Any], str] = str
+    text: bool = False
+
+    def cell(self, row: Any) -> str:
+        """Returns the text of this column's cell in the line of `row`."""
+        value = self.value(row)
+        if value is None:
+            return NOTHING
+        return value if isinstance(value, str) else self.format(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and lines of as many cells; `note` says how the numbers are to be read."""
+
+    columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
-    text: int = 2
     note: str = ""
 
+    @property
+    def titles(self) -> list[str]:
+        """The headings."""
+        return [column.title for column in self.columns]
+
     def without_empty(self) -> Table:
-        """The table without the columns of numbers where no row has any."""
+        """Returns the table without the columns of numbers that have none in any row."""
         kept = [
             i
-            for i in range(len(self.columns))
-            if i < self.text or any(row[i] != NOTHING for row in self.rows)
+            for i, column in enumerate(self.columns)
+            if column.text or any(row[i] != NOTHING for row in self.rows)
         ]
         rows = [[row[i] for i in kept] for row in self.rows]
         return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
 
 
+def make_table(columns: Sequence[Column], rows: Iterable[Any], note: str = "") -> Table:
+    """Returns the table with a line for each object of `rows`."""
+    return Table(columns, [[column.cell(row) for column in columns] for row in rows], note)
+
+
 def jobs_csv(jobs: Sequence[Job]) -> str:
-    """One job a row, one column for each leaf of the results, under its dotted name."""
+    """Returns a row for each job, a column for each leaf of the results by its dotted name."""
     columns = list(dict.fromkeys(leaf for job in jobs for leaf in job.leaves))
     columns = [leaf for leaf in columns if leaf != "error.traceback"]
     text = io.StringIO()
@@ -72,151 +97,38 @@ def jobs_csv(jobs: Sequence[Job]) -> str:
     return text.getvalue()
 
 
-def _spreadsheet(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula, marked as text by an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def training_table(rows: Sequence[Row], failed: Sequence[Job], baseline: str) -> Table:
-    """A row for each setting, then one for each failed job."""
-    columns = [
-        "filter",
-        "activation",
-        "seeds",
-        "accuracy (%)",
-        f"Δ to {baseline} (points, 95 % CI)",
-        "parameters",
-        "MACs (M)",
-        "forward (ms)",
-        "backward (ms)",
-        "saved (MB)",
-    ]
-    note = (
-        "Accuracy: mean ± sample standard deviation over seeds, on the test images. Δ: mean of "
-        "the differences seed by seed, with Student's 95 % interval. "
-        + ("Rows of one seed have neither. " if any(len(r.group.jobs) < 2 for r in rows) else "")
-        + "MACs are those of one image; latency and memory those of one training batch, medians "
-        "over seeds."
-    )
-    return Table(columns, [*map(_cells, rows), *map(_failed_cells, failed)], 2, note)
-
-
-def profile_table(jobs: Sequence[Job]) -> Table:
-    """A row for each measurement of one filter at one shape, finished or failed."""
-    columns = [
-        "filter",
-        "part",
-        "varied",
-        "batch",
-        "channels",
-        "resolution (pixels)",
-        "groups",
-        "parameters",
-        "MACs (M)",
-        "forward (ms)",
-        "backward (ms)",
-        "forward (GB/s)",
-        "backward (GB/s)",
-        "saved (MB)",
-        "closed form (MB)",
-        "peak (MB)",
-        "failure",
-    ]
-    note = (
-        "MACs, latency and memory are those of the whole batch. Saved: what the autograd graph "
-        "holds for the backward pass, parameters not counted; the closed form is what it should be."
-    )
-    rows = [_profile_cells(job) for job in sorted(jobs, key=_profile_order)]
-    return Table(columns, rows, 3, note).without_empty()
-
-
 def to_markdown(table: Table) -> str:
-    """A GitHub table."""
-    marks = ["---"] * table.text + ["---:"] * (len(table.columns) - table.text)
-    lines = [table.columns, marks, *table.rows]
-    return "".join(f"| {' | '.join(escape_markdown(cell) for cell in line)} |\n" for line in lines)
+    """Returns a GitHub table; the cells are escaped."""
+    marks = ["---" if column.text else "---:" for column in table.columns]
+    lines = [[escape_markdown(cell) for cell in line] for line in (table.titles, *table.rows)]
+    return markdown_lines([lines[0], marks, *lines[1:]]) + "\n"
+
+
+def markdown_lines(lines: Iterable[Iterable[str]]) -> str:
+    """Returns the lines of a GitHub table from cells that are Markdown already."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table, ready for \\input."""
-    lines = [_latex_line(line) for line in table.rows]
-    kinds = "l" * table.text + "r" * (len(table.columns) - table.text)
-    frame = rf"\begin{{tabular}}{{{kinds}}}"
-    note = "% needs \\usepackage{booktabs}"
-    top = _latex_line(table.columns)
-    parts = [note, frame, r"\toprule", top, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(parts) + "\n"
-
-
-def format_accuracy(row: Row) -> str:
-    """Mean ± standard deviation in per cent; one seed alone has no deviation."""
-    if row.accuracy is None:
-        return NOTHING
-    mean = f"{100 * row.accuracy:.1f}"
-    return mean if row.accuracy_std is None else f"{mean} ± {100 * row.accuracy_std:.1f}"
-
-
-def failure(job: Job) -> str:
-    """What became of a failed job, in one line that is not too long for a cell."""
-    error = job.result["error"] if isinstance(job.result["error"], dict) else {}
-    what = " ".join(f"failed: {error.get('type', '')}: {error.get('message', '')}".split())
-    return what if len(what) <= ERROR_LENGTH else what[: ERROR_LENGTH - 1] + "…"
-
-
-def not_finite(job: Job) -> int:
-    """How many entries of the job's gradients, over all steps, were NaN or infinite."""
-    gradients = job.result["gradients"].values()
-    totals = (of.get("nonfinite_total") for of in gradients if isinstance(of, dict))
-    return int(sum(total or 0 for total in totals))
-
-
-def _cells(row: Row) -> list[str]:
-    group = row.group
-    marked = sum(not_finite(job) > 0 for job in group.jobs)
-    return [
-        group.name,
-        group.activation or NOTHING,
-        f"{len(group.jobs)} ({marked} with NaN/Inf)" if marked else str(len(group.jobs)),
-        format_accuracy(row),
-        "baseline" if row.is_baseline else points(row.difference),
-        number(group.median("params"), ",.0f"),
-        number(group.median("macs"), ".2f", 1e-6),
-        number(group.median("latency_ms.forward_p50"), ".1f"),
-        number(group.median("latency_ms.backward_p50"), ".1f"),
-        number(group.median("memory.saved_bytes"), ".2f", 1e-6),
+    """Returns a booktabs table, ready for \\input."""
+    kinds = "".join("l" if column.text else "r" for column in table.columns)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{kinds}}}",
+        r"\toprule",
+        _latex_line(table.titles),
+        r"\midrule",
+        *map(_latex_line, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
-
-
-def _failed_cells(job: Job) -> list[str]:
-    """A failed job's row: its seed for the number of seeds, and its error for the accuracy."""
-    what = failure(job) + (" (NaN/Inf in gradients)" if not_finite(job) else "")
-    return [job.filter, job.activation or NOTHING, f"seed {job.seed}", what, *[NOTHING] * 6]
-
-
-def _profile_cells(job: Job) -> list[str]:
-    setting = {key: job.get(f"config.profile.{key}") for key in ("part", "vary", *SIZES)}
-    texts = [NOTHING if setting[key] is None else str(setting[key]) for key in setting]
-    return [
-        job.filter,
-        *texts,
-        number(job.get("params"), ",.0f"),
-        number(job.get("macs"), ",.2f", 1e-6),
-        number(job.get("latency_ms.forward_p50"), ",.3f"),
-        number(job.get("latency_ms.backward_p50"), ",.3f"),
-        number(job.get("latency_ms.forward_gbps"), ",.1f"),
-        number(job.get("latency_ms.backward_gbps"), ",.1f"),
-        number(job.get("memory.saved_bytes"), ",.3f", 1e-6),
-        number(job.get("memory.formula_bytes"), ",.3f", 1e-6),
-        number(job.get("memory.peak_bytes"), ",.3f", 1e-6),
-        NOTHING if job.ok else failure(job),
-    ]
-
-
-def _profile_order(job: Job) -> tuple:
-    sizes = (job.get(f"config.profile.{key}") for key in ("channels", "resolution", *SIZES))
-    names = (job.get(f"config.profile.{key}") or "" for key in ("vary", "part"))
-    return *names, job.filter, *(size if isinstance(size, (int, float)) else 0 for size in sizes)
+    return "\n".join(lines) + "\n"
 
 
 def _latex_line(cells: Iterable[str]) -> str:
     return " & ".join("".join(LATEX.get(mark, mark) for mark in cell) for cell in cells) + r" \\"
+
+
+def _spreadsheet(value: Any) -> Any:
+    """Returns a text that a spreadsheet would take for a formula with an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

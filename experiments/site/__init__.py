@@ -1,1 +1,1 @@
-"""Pages of the documentation that are made from results and from the code."""
+"""Generated parts of this repository's own README and documentation."""

@@ -19,14 +19,14 @@ Cells = dict[str, dict[str, list[str]]]  # filter: {capability: [status, reason]
 
 
 def collect(results: Iterable[tuple[str, str, str, str]]) -> Cells:
-    """Cells from (filter, capability, status, reason), in the order of names and of the checks."""
+    """Returns the cells from (filter, capability, status, reason), in the order of both lists."""
     found = {(name, capability): [status, why] for name, capability, status, why in results}
     names = sorted({name for name, _ in found})
     return {n: {c: found[n, c] for c in CAPABILITIES if (n, c) in found} for n in names}
 
 
 def table(cells: Cells) -> str:
-    """A row for each capability and a column for each filter, as Markdown."""
+    """Returns a row for each capability and a column for each filter, as Markdown."""
     lines = [
         f"| | {' | '.join(f'`{name}`' for name in cells)} |",
         f"| --- | {' | '.join(':-:' for _ in cells)} |",
@@ -40,7 +40,7 @@ def table(cells: Cells) -> str:
 
 
 def reasons(cells: Cells) -> list[str]:
-    """Why cells are not ok, each reason once."""
+    """Returns why cells are not ok, each reason once."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, row in cells.items():
         for capability, (status, why) in row.items():
@@ -50,7 +50,7 @@ def reasons(cells: Cells) -> list[str]:
 
 
 def section(cells: Cells, torch_version: str) -> str:
-    """The matrix with its reasons, and what each row verifies, as Markdown."""
+    """Returns the matrix with its reasons, and what each row verifies, as Markdown."""
     meanings = [f"| {name} | {summary(name)} |" for name in CAPABILITIES]
     return "\n".join(
         [
@@ -73,11 +73,12 @@ def section(cells: Cells, torch_version: str) -> str:
 
 
 def save(cells: Cells, path: Path = FILE) -> None:
+    """Writes the cells with the version of PyTorch."""
     content = {"torch": torch.__version__.partition("+")[0], "cells": cells}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(path: Path = FILE) -> tuple[Cells, str]:
-    """The cells, and the version of PyTorch that they were found with."""
+    """Returns the cells, and the version of PyTorch that they were found with."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return content["cells"], content["torch"]

@@ -1,59 +1,65 @@
-"""The generated parts of README.md: filters, integrations, the ablation's results, and speed.
+"""The generated parts of README.md and of the documentation's pages.
 
-python -m experiments.site.readme                     # all but the ablation
-python -m experiments.site.readme outputs/ablation    # and the results of a sweep
+python -m experiments.site.readme                     # all but the ablation's
+python -m experiments.site.readme outputs/ablation    # and those from a sweep
+
+A part stands between `<!-- NAME: … -->` and `<!-- /NAME -->`, in whichever pages have these
+markers. Names: `filters` (the table of filters), `integrations` (the matrix), `speed`; from a
+sweep `finding` (its verdict in a sentence) and `ablation` (verdict, table and how it was made).
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import dynfilters
 from benchmarks import results
-from dynfilters.experiments.reporting.claim import compare_all, judge
-from dynfilters.experiments.reporting.page import facts
-from dynfilters.experiments.reporting.summary import make_groups
+from dynfilters.experiments.reporting.claims import compare_activations, judge
+from dynfilters.experiments.reporting.page import provenance
+from dynfilters.experiments.reporting.tables import markdown_lines
+from dynfilters.experiments.reporting.view import SweepView
 from dynfilters.experiments.reporting.wording import escape_markdown
 from dynfilters.experiments.results import load_sweep
 from dynfilters.experiments.site import integrations
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 
 
 def filter_table() -> str:
-    """All registered filters with their facts, as Markdown."""
-    rows = [
-        "| name | what it is | adapts to | activation | paper |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """Returns all registered filters with their facts, as Markdown."""
+    lines = [["name", "what it is", "adapts to", "activation", "paper"], ["---"] * 5]
     for name in dynfilters.list_filters():
         info = dynfilters.filter_info(name)
         kinds = {"position": info.spatial_adaptive, "channel": info.channel_adaptive}
         adapts = ", ".join(kind for kind, yes in kinds.items() if yes) or "–"
         paper = f"[{info.year}]({info.url})" if info.url else "–"
         summary = info.summary.rstrip(".")
-        rows.append(
-            f"| `{name}` | {summary} | {adapts} | {info.default_activation or '–'} | {paper} |"
-        )
-    return "\n".join(rows)
+        lines.append([f"`{name}`", summary, adapts, info.default_activation or "–", paper])
+    return markdown_lines(lines)
+
+
+def finding(directory: Path) -> str:
+    """Returns the verdict of a sweep on the paper's claim, as a quotation."""
+    claim = judge(compare_activations(SweepView(load_sweep(directory))))
+    return f"> {escape_markdown(claim.sentence)}"
 
 
 def ablation_section(directory: Path) -> str:
-    """What a sweep found, its table, and how it was made, as Markdown."""
-    sweep = load_sweep(directory)
-    made = {name: "; ".join(values) for name, values in facts(sweep)}
+    """Returns what a sweep found, its table, and how it was made, as Markdown."""
+    made = {name: "; ".join(values) for name, values in provenance(load_sweep(directory))}
     table = (directory / "results.md").read_text(encoding="utf-8").strip()
     how = [
         f"{name}: {escape_markdown(made[name])}."
         for name in ("Device", "Optim", "Versions")
         if name in made
     ]
-    claim = judge(compare_all(make_groups(sweep.jobs)))
     return "\n\n".join(
         [
-            f"> {escape_markdown(claim.sentence)}",
+            finding(directory),
             table,
             "Mean ± standard deviation over seeds; Δ is paired by seed; latency and memory are "
             "those of one training batch. Made by `make ablation`. " + " ".join(how),
@@ -61,24 +67,49 @@ def ablation_section(directory: Path) -> str:
     )
 
 
+def find_parts(text: str) -> list[str]:
+    """Returns the names of the parts that `text` has both markers of."""
+    return re.findall(r"<!-- (\w+): [^\n]*-->\n.*?<!-- /\1 -->", text, flags=re.DOTALL)
+
+
 def replace_section(text: str, section: str, content: str) -> str:
-    """`text` with what stands between the markers of `section` replaced."""
+    """Returns `text` with `content` between the markers of `section`."""
     pattern = rf"(<!-- {section}: [^\n]*-->\n).*?(<!-- /{section} -->)"
     changed, count = re.subn(
         pattern, lambda m: f"{m[1]}\n{content}\n\n{m[2]}", text, flags=re.DOTALL
     )
     if count != 1:
-        raise ValueError(f"{README.name}: expected one section {section!r}, found {count}")
+        raise ValueError(f"expected one section {section!r}, found {count}")
     return changed
 
 
+def fill(page: Path, contents: Mapping[str, str]) -> set[str]:
+    """Replaces the parts of `page` that `contents` has; returns their names."""
+    text = page.read_text(encoding="utf-8")
+    found = set(find_parts(text)) & set(contents)
+    for name in found:
+        text = replace_section(text, name, contents[name])
+    if found:
+        page.write_text(text, encoding="utf-8")
+    return found
+
+
 def main(arguments: list[str]) -> None:
-    text = replace_section(README.read_text(encoding="utf-8"), "filters", filter_table())
-    text = replace_section(text, "integrations", integrations.section(*integrations.load()))
-    text = replace_section(text, "speed", results.readme_section())
-    for directory in arguments[:1]:
-        text = replace_section(text, "ablation", ablation_section(Path(directory)))
-    README.write_text(text, encoding="utf-8")
+    """Fills all pages, and says which, and which parts have no place in any of them."""
+    contents = {
+        "filters": filter_table(),
+        "integrations": integrations.section(*integrations.load()),
+        "speed": results.readme_section(),
+    }
+    for directory in map(Path, arguments[:1]):
+        contents |= {"finding": finding(directory), "ablation": ablation_section(directory)}
+    filled = set()
+    for page in (README, *sorted((ROOT / "docs").rglob("*.md"))):
+        if names := fill(page, contents):
+            print(f"{page.relative_to(ROOT)}: {', '.join(sorted(names))}")
+        filled |= names
+    if unused := sorted(contents.keys() - filled):
+        print(f"no page has the markers of {', '.join(unused)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m experiments.site.results_page [outputs [docs/results.md]]
 
-Takes what `make results` has left in the sweeps' folders. Exit status: 0 if the page was written,
+Takes the sweeps that `make results` has left in `outputs`. Exit status: 0 if the page was written,
 1 if no sweep has any results, 2 if the page cannot be written.
 """
 
@@ -18,27 +18,35 @@ import torch
 
 from dynfilters._output import printable
 from dynfilters.experiments.files import check_writable, write_atomically
-from dynfilters.experiments.reporting.page import facts
-from dynfilters.experiments.reporting.pictures import draw_all
-from dynfilters.experiments.reporting.sections import (
+from dynfilters.experiments.reporting import (
     adaptivity,
     depth,
     memory,
     resolution,
     upsampling,
 )
-from dynfilters.experiments.reporting.sections.parts import Box, Item, Listing, Plot, Section, Sheet
-from dynfilters.experiments.reporting.sections.problems import build_failed, build_unusable
-from dynfilters.experiments.reporting.study import Study
+from dynfilters.experiments.reporting.blocks import (
+    Block,
+    Callout,
+    Item,
+    Listing,
+    Plot,
+    Section,
+    TableBlock,
+)
+from dynfilters.experiments.reporting.figures import draw_all
+from dynfilters.experiments.reporting.job_lists import build_failed, build_unusable
+from dynfilters.experiments.reporting.page import provenance
 from dynfilters.experiments.reporting.tables import to_markdown
+from dynfilters.experiments.reporting.view import SweepView
 from dynfilters.experiments.reporting.wording import escape_markdown
 from dynfilters.experiments.results import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = "figures"
-FACTS = ("Commands", "Jobs", "Device", "Versions")
-# experiment → the section of its report that the page takes over.
-SECTIONS: Mapping[str, Callable[[Study], Section | None]] = {
+PROVENANCE = ("Commands", "Jobs", "Device", "Versions")
+# experiment → the section of its report that is shown on the page.
+SECTIONS: Mapping[str, Callable[[SweepView], Section | None]] = {
     "table_a": resolution.build,
     "table_b": adaptivity.build,
     "gradient_flow": depth.build,
@@ -53,50 +61,50 @@ hand. Each section names its commands; the experiments' settings are in `conf/ex
 
 
 def build_page(sweeps: Path, page: Path) -> list[str]:
-    """Writes `page`, and its pictures next to it; returns the experiments that have no results.
+    """Writes `page`, and its figures next to it; returns the experiments that have no results.
 
     `OSError` if a file cannot be written.
     """
     written, missing = [], []
     for name, build in SECTIONS.items():
-        studied = _study(sweeps / name)
-        section = studied and build(studied)
+        view = _view(sweeps / name)
+        section = view and build(view)
         if section is None:
             missing.append(name)
             continue
         draw_all(section.plots(), page.parent / FIGURES)
-        written.append(_section(studied, section))
+        written.append(_section(view, section))
     head = HEAD.strip() + f"\n\nWritten on {datetime.date.today()}. {_gaps(missing)}"
     write_atomically(page, "\n\n".join([head, *written]) + "\n")
     return missing
 
 
-def _study(directory: Path) -> Study | None:
-    return Study(load_sweep(directory)) if directory.is_dir() else None
+def _view(directory: Path) -> SweepView | None:
+    return SweepView(load_sweep(directory)) if directory.is_dir() else None
 
 
 def _gaps(missing: list[str]) -> str:
-    """What the page does not say, in words."""
+    """Returns what was not measured, in words."""
     gaps = [f"Not measured: {', '.join(missing)}."] if missing else []
     if not torch.cuda.is_available():
         gaps.append("Nothing here was measured on a GPU: there was none.")
     return " ".join(gaps)
 
 
-def _section(study: Study, section: Section) -> str:
-    """A section as Markdown, with what did not work, and how it was made."""
-    problems = [found for build in (build_failed, build_unusable) if (found := build(study))]
-    parts = [f"## {section.title}", *map(_part, section.parts)]
+def _section(view: SweepView, section: Section) -> str:
+    """Returns a section as Markdown, with failed and unusable jobs, and how it was made."""
+    problems = [found for build in (build_failed, build_unusable) if (found := build(view))]
+    parts = [f"## {section.title}", *map(_block, section.parts)]
     for problem in problems:
-        parts += [f"### {problem.title}", *map(_part, problem.parts)]
-    made = {fact: "; ".join(values) for fact, values in facts(study.sweep)}
-    how = [f"- {fact}: {escape_markdown(made[fact])}" for fact in FACTS if fact in made]
+        parts += [f"### {problem.title}", *map(_block, problem.parts)]
+    made = {name: "; ".join(values) for name, values in provenance(view.sweep)}
+    how = [f"- {name}: {escape_markdown(made[name])}" for name in PROVENANCE if name in made]
     return "\n\n".join([*parts, "\n".join(how)])
 
 
-def _part(part: Plot | Sheet | Box | Listing) -> str:
-    """One part of a section as Markdown."""
-    return _WRITERS[type(part)](part)
+def _block(block: Block) -> str:
+    """Returns one block of a section as Markdown."""
+    return _WRITERS[type(block)](block)
 
 
 def _plot(plot: Plot) -> str:
@@ -104,16 +112,16 @@ def _plot(plot: Plot) -> str:
     return f"![{alt}]({FIGURES}/{plot.name}.png)\n\n*{title}.* {caption}"
 
 
-def _sheet(sheet: Sheet) -> str:
-    title = [f"### {escape_markdown(sheet.title)}"] if sheet.title else []
-    note = [sheet.table.note] if sheet.table.note else []
-    return "\n\n".join([*title, to_markdown(sheet.table).strip(), *note])
+def _table(block: TableBlock) -> str:
+    title = [f"### {escape_markdown(block.title)}"] if block.title else []
+    note = [block.table.note] if block.table.note else []
+    return "\n\n".join([*title, to_markdown(block.table).strip(), *note])
 
 
-def _box(box: Box) -> str:
-    aside = [escape_markdown(box.aside)] if box.aside else []
-    lines = "\n".join(f"- {escape_markdown(line)}" for line in box.text)
-    headline = f"> {escape_markdown(box.headline)}"
+def _callout(callout: Callout) -> str:
+    aside = [escape_markdown(callout.aside)] if callout.aside else []
+    lines = "\n".join(f"- {escape_markdown(line)}" for line in callout.text)
+    headline = f"> {escape_markdown(callout.headline)}"
     return "\n\n".join([headline, *aside, *([lines] if lines else [])])
 
 
@@ -127,11 +135,11 @@ def _item(item: Item) -> str:
     return f"- {name}: {escape_markdown(item.text)}"
 
 
-_WRITERS = {Plot: _plot, Sheet: _sheet, Box: _box, Listing: _listing}
+_WRITERS = {Plot: _plot, TableBlock: _table, Callout: _callout, Listing: _listing}
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     defaults = ("outputs", str(ROOT / "docs" / "results.md"))
     sweeps, page = map(Path, (*arguments, *defaults[len(arguments) :]))
     try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sweeps import CURVE, failure, profile, result, upsampling
 
 from dynfilters.experiments import report
-from dynfilters.experiments.reporting.pictures import draw_all
+from dynfilters.experiments.reporting.figures import draw_all
 from dynfilters.experiments.results import RESULT, InvalidResultError, read_result
 from fuzz.property import Property
 

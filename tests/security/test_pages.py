@@ -15,8 +15,7 @@ from sweeps import pair, result
 
 from dynfilters.experiments import report
 from dynfilters.experiments.reporting import index, tables
-from dynfilters.experiments.reporting.page import render
-from dynfilters.experiments.reporting.tables import Table
+from dynfilters.experiments.reporting.tables import Column, Table
 from dynfilters.experiments.reporting.wording import escape_markdown
 from dynfilters.experiments.results import RESULT
 from dynfilters.experiments.site import readme, results_page
@@ -104,7 +103,7 @@ def test_an_index_shows_attacks_as_text(outputs: Path) -> None:
 def test_templates_do_not_run_what_they_show(tmp_path: Path) -> None:
     entry = dict.fromkeys(("link", "finished", "failed", "unusable", "when", "device"), "{{7*191}}")
     entry |= {"name": "{% include 'style.css' %}", "finding": "\x1b[1m&<"}
-    text = render("index.html.j2", title="{{7*191}}", entries=[entry], others=[])
+    text = index.render_index("{{7*191}}", [index.Entry(**entry)], [])
     assert "1337" not in text and "{% include &#39;style.css&#39; %}" in text
     assert "\\x1b[1m&amp;&lt;" in text
 
@@ -162,7 +161,8 @@ def test_latex_shows_attacks_as_text(sweep: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_of_latex_is_no_option_of_the_row_before() -> None:
-    text = tables.to_latex(Table(["a", "b"], [["[2pt] x", "*"], ["* y", "[ht]"]]))
+    columns = [Column(title, str, text=True) for title in "ab"]
+    text = tables.to_latex(Table(columns, [["[2pt] x", "*"], ["* y", "[ht]"]]))
     assert "\n{[}2pt] x & {*} \\\\\n{*} y & {[}ht] \\\\\n" in text
 
 

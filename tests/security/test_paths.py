@@ -17,7 +17,7 @@ from dynfilters.experiments.engine.checkpoint import read_own
 from dynfilters.experiments.engine.folder import list_images
 from dynfilters.experiments.engine.images import UnreadableError, read_image
 from dynfilters.experiments.files import check_contained, read_json, write_atomically
-from dynfilters.experiments.reporting import figures, index, pictures
+from dynfilters.experiments.reporting import figures, index
 from dynfilters.experiments.results import CROPS, LAYERS, RESULT, load_sweep
 from dynfilters.experiments.sweep.confighash import config_hash
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
@@ -63,7 +63,7 @@ def hostile(sweep: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["../../../escaped/x", "/tmp/escaped-from-a-sweep", "x" * 5000])
 def test_no_name_in_a_result_becomes_a_path(name: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pictures, "render", lambda plot: PIXEL)
+    monkeypatch.setattr(figures, "render", lambda plot: PIXEL)
     sweep = hostile(tmp_path / "a" / "b" / "c" / "sweep", name)
     before = everything(tmp_path)
     report.build_report(sweep)

@@ -24,7 +24,7 @@ from dynfilters.experiments.engine import checkpoint, shards
 from dynfilters.experiments.engine.folder import DataError
 from dynfilters.experiments.engine.images import UnreadableError, read_image
 from dynfilters.experiments.engine.shards import TestShards, list_shards, read_shard
-from dynfilters.experiments.reporting.sections.upsampling_plots import read_crops
+from dynfilters.experiments.reporting.upsampling import read_crops
 from dynfilters.experiments.results import CROPS, Job
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
 from security.attacks import Evil

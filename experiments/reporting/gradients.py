@@ -1,4 +1,4 @@
-"""The gradient while training: norms by step, branch by branch."""
+"""The gradient over training steps: norms branch by branch, under both activations."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from dynfilters.experiments.reporting.claim import BRANCHES, pairs
+from dynfilters.experiments.reporting.blocks import Item, Listing, Plot, Section
+from dynfilters.experiments.reporting.claims import BRANCHES, pair_activations
 from dynfilters.experiments.reporting.figures import (
     Series,
     activation_legend,
-    bands,
+    draw_bands,
     file_name,
     line_handle,
     log_scale,
     panels,
     style,
 )
-from dynfilters.experiments.reporting.sections.parts import Item, Listing, Plot, Section
-from dynfilters.experiments.reporting.study import Study
-from dynfilters.experiments.reporting.summary import Group
+from dynfilters.experiments.reporting.view import Group, SweepView
 from dynfilters.experiments.reporting.wording import listed
 from dynfilters.experiments.results import Job
 
-# A picture each for that many filters and settings; more would not be looked at.
+# Figures drawn, one for each filter and setting; nobody would look at more.
 MOST = 12
 
 
-def build(study: Study) -> Section | None:
-    """A picture for each filter that was trained with filter normalization and with sigmoid."""
-    compared = iter(pairs(study.groups))
-    # No file of a job is read for a picture that is not drawn: there may be hundreds.
-    plots = (plot for good, bad in compared if (plot := _plot(good, bad)) is not None)
+def build(view: SweepView) -> Section | None:
+    """Returns a figure for each filter that was trained with both activations."""
+    compared = iter(pair_activations(view.groups))
+    # Lazily: no job's file is read for a figure that is not drawn, and there may be hundreds.
+    plots = (plot for pair in compared if (plot := _plot(*pair)) is not None)
     parts: list[Plot | Listing] = list(itertools.islice(plots, MOST))
     if not parts:
         return None
-    if left_out := [Item(*_names(good)) for good, _ in compared]:
-        parts.append(Listing("Not drawn, for there are too many to look at:", left_out))
+    if left_out := [Item(*_name_and_title(group)) for group, _ in compared]:
+        parts.append(Listing("Not drawn, because there are too many:", left_out))
     return Section("The gradient over training steps", parts)
 
 
 def gradient_series(jobs: Sequence[Job]) -> dict[str, dict[int, list[float]]]:
-    """branch → step → the gradient norm of each seed, where it is a positive number."""
+    """Returns branch → step → the gradient norms of the seeds that are positive numbers."""
     found: dict = defaultdict(lambda: defaultdict(list))
     for job in jobs:
         for row in job.gradients():
@@ -57,31 +56,33 @@ def gradient_series(jobs: Sequence[Job]) -> dict[str, dict[int, list[float]]]:
     return found
 
 
-def _plot(good: Group, bad: Group) -> Plot | None:
-    series = {group.activation: gradient_series(group.jobs) for group in (good, bad)}
+def _plot(normalized: Group, sigmoid: Group) -> Plot | None:
+    groups = (normalized, sigmoid)
+    series = {group.activation: gradient_series(group.jobs) for group in groups}
     branches = [b for b in (*BRANCHES, "trunk") if all(b in of for of in series.values())]
     if not branches:
         return None
     return Plot(
-        *_names(good),
+        *_name_and_title(normalized),
         "Lines are medians over seeds, bands reach from the smallest seed to the largest.",
-        f"Gradient norm against the training step on a logarithmic scale, for {good.name} with "
-        f"filter_norm and with sigmoid, in a panel for each of: {listed(branches)}.",
+        "Gradient norm against the training step on a logarithmic scale, for "
+        f"{normalized.name} with filter_norm and with sigmoid, in a panel for each of: "
+        f"{listed(branches)}.",
         lambda: _draw(series, branches),
     )
 
 
-def _names(group: Group) -> tuple[str, str]:
-    """Name and title of the picture for the group's filter and setting."""
+def _name_and_title(group: Group) -> tuple[str, str]:
+    """Returns the name and the title of the figure on the group's filter and setting."""
     return f"gradients_{file_name(group.name)}", f"Gradient norm over steps: {group.name}"
 
 
 def _draw(series: Mapping[str | None, Mapping[str, Series]], branches: Sequence[str]) -> Figure:
-    """A panel for each branch, one line for each activation."""
+    """Draws a panel for each branch, with a line for each activation."""
     figure, [row] = panels(2.9, 1, len(branches))
     for axes, branch in zip(row, branches, strict=True):
         for activation, of in series.items():
-            bands(axes, of[branch], style(activation))
+            draw_bands(axes, of[branch], style(activation))
         axes.set_title("trunk (static weights)" if branch == "trunk" else f"{branch} branch")
         axes.set_xlabel("training step")
     log_scale(row[0])

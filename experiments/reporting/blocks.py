@@ -1,4 +1,4 @@
-"""What a section of the report is made of: data, which a page or a picture is made from later."""
+"""What a section of a report consists of: data, from which pages and figures are made later."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dynfilters.experiments.reporting.tables import Table
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture to be.
+    """A figure that is yet to be drawn.
 
     Attributes:
-        name: of its file, without the ending.
+        name: the name of its file, without the ending.
         title: what it shows, in a few words.
-        caption: how it is to be read.
-        alt: what it shows, for someone who does not see it.
+        caption: how to read it.
+        alt: what it shows, for readers who cannot see it.
         draw: makes the figure, under the report's style.
-        colors: of its palette, 256 at most; None for full colour, which photographs need.
+        colors: size of the PNG's palette, at most 256; None for full colour, for photographs.
     """
 
     kind: ClassVar[str] = "plot"
@@ -34,19 +34,19 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class TableBlock:
     """A table with its heading, which may be empty."""
 
-    kind: ClassVar[str] = "sheet"
+    kind: ClassVar[str] = "table"
     title: str
     table: Table
 
 
 @dataclass(frozen=True)
-class Box:
-    """What the numbers say, in words; `verdict` is one of `confirmed`, `refuted` and others."""
+class Callout:
+    """The finding in words; `verdict` is `confirmed`, `refuted`, `found` or the like."""
 
-    kind: ClassVar[str] = "box"
+    kind: ClassVar[str] = "callout"
     verdict: str
     headline: str
     text: Sequence[str] = ()
@@ -64,20 +64,23 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """Job directories, and what there is to say about each."""
+    """A list of jobs or figures with a remark on each."""
 
     kind: ClassVar[str] = "listing"
     intro: str
     entries: Sequence[Item]
 
 
+Block = Plot | TableBlock | Callout | Listing
+
+
 @dataclass(frozen=True)
 class Section:
-    """A heading, and what stands below it, from the top down."""
+    """A heading and the blocks below it, from the top down."""
 
     title: str
-    parts: Sequence[Plot | Sheet | Box | Listing]
+    parts: Sequence[Block]
 
     def plots(self) -> list[Plot]:
-        """The pictures among the parts."""
+        """Returns the figures among the blocks."""
         return [part for part in self.parts if isinstance(part, Plot)]

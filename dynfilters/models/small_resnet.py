@@ -17,7 +17,7 @@ class ResidualBlock(nn.Module):
     """y = relu(x + bn(conv1×1(relu(bn(filter(x)))))), and without x if not `residual`.
 
     Depth-wise filters need the 1×1 convolution to mix channels. Dense ones have it too, so that
-    blocks differ in the filter and in nothing else.
+    blocks differ in nothing but the filter.
 
     Shapes: (B, width, H, W) to the same.
     """
@@ -46,13 +46,13 @@ class SmallResNet(PretrainedMixin, nn.Module):
 
     After the network for CIFAR-10 of "Deep Residual Learning for Image Recognition" (CVPR 2016,
     section 4.2, https://arxiv.org/abs/1512.03385), in one stage: nothing is subsampled, so that
-    images of 8×8 pixels do.
+    images of 8×8 pixels are large enough.
 
     Args:
         num_classes: outputs of the classifier.
         in_chans: channels of the image.
         filter: a registered filter, in the place of the 3×3 convolution of each block.
-        filter_options: what `create_filter` takes besides the channels; kernel_size is 3
+        filter_options: the arguments of `create_filter` besides the channels; kernel_size is 3
             unless given here.
         depth: number of residual blocks.
         width: channels of each.
@@ -63,8 +63,8 @@ class SmallResNet(PretrainedMixin, nn.Module):
 
     Raises:
         ValueError: a number below 1, a `residual` that is no bool, options that would change the
-            grid, or what the filter does not accept. `UnknownNameError`, a ValueError, if there
-            is no such filter.
+            grid or that the filter refuses. `UnknownNameError`, a ValueError, if there is no such
+            filter.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from dynfilters.models import Backbone, FeatureMaps, ResNet, model_summary, vari
 NAMES = [name for name in list_models() if name != "small_resnet"]
 FILTERS = dynfilters.list_filters(upsamples=False)
 ONE_OF_EACH = [  # every filter and every trick, with as few blocks as there can be
-    *(f"{filter}_resnet50" for filter in variants.IN_RESNET50),
+    *(f"{filter}_resnet50" for filter in variants.RESNET50_FILTERS),
     "ddf_resnet50",
     "ddf_add_resnet50",
     "ddf_resnext50d_32x4d",

@@ -75,7 +75,7 @@ def test_timm_makes_our_models(timm) -> None:
 
 def test_there_are_no_weights_to_download(timm) -> None:
     register_into_timm()
-    with pytest.raises(ValueError, match="pretrained: expected False, for 'rednet50' has no"):
+    with pytest.raises(ValueError, match="pretrained: expected False, as 'rednet50' has no"):
         timm.create_model("rednet50", pretrained=True)
 
 

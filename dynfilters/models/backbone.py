@@ -1,6 +1,6 @@
-"""What all backbones share: stages, feature maps, and a head that can be changed.
+"""The base of all backbones: stages, feature maps, and a head that can be changed.
 
-The names are those that users of timm know (`forward_features`, `reset_classifier`, …).
+Methods have timm's names (`forward_features`, `reset_classifier`, …).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ POOLS = {
 
 
 class Stage(NamedTuple):
-    """A part of a backbone: its submodules in the order they run in, and what they give.
+    """A part of a backbone: submodules that run one after the other, and their feature map.
 
     Attributes:
-        names: of the submodules; the last one names the stage's feature map.
+        names: of the submodules; the last one names the feature map.
         channels: of the feature map.
-        reduction: how many pixels of the image one of its positions stands for, along each axis.
+        reduction: pixels of the image per position of the feature map, along each axis.
     """
 
     names: tuple[str, ...]
@@ -36,36 +36,36 @@ class Stage(NamedTuple):
 
 
 class FeatureInfo(tuple[Stage, ...]):
-    """The stages whose feature maps a network gives, one after the other."""
+    """The stages whose feature maps a network returns, in order."""
 
     def channels(self) -> list[int]:
-        """Of each feature map."""
+        """Returns the channels of each feature map."""
         return [stage.channels for stage in self]
 
     def reduction(self) -> list[int]:
-        """Of each feature map: pixels of the image a position stands for, along each axis."""
+        """Returns the image pixels per position of each feature map, along each axis."""
         return [stage.reduction for stage in self]
 
     def module_name(self) -> list[str]:
-        """The submodule that each feature map comes from."""
+        """Returns the name of the submodule that makes each feature map."""
         return [stage.names[-1] for stage in self]
 
 
 class Backbone(PretrainedMixin, nn.Module):
-    """A network for images: stages one behind the other, pooling, dropout, a linear classifier.
+    """A network for images: stages, pooling, dropout, a linear classifier.
 
-    A subclass makes its submodules, then calls `_add_head` with the stages that they form.
+    A subclass makes its submodules, then calls `_add_head` with the stages they form.
 
     Args:
-        num_classes: outputs of the classifier; 0 for none, the output is then what it would see.
+        num_classes: outputs of the classifier; 0 for none: the network returns its features.
         in_chans: channels of the image.
         global_pool: "avg", "max", or "" for none, which needs num_classes=0.
         drop_rate: of the dropout before the classifier, at least 0, below 1.
-        image_size: pixels per side of the images that the network is meant to be trained on.
-        test_image_size: and of those to evaluate it on; None for the same. Any size runs.
+        image_size: pixels per side of training images, for `input_size`. Any size runs.
+        test_image_size: pixels per side of test images; None for the same.
 
     Shapes: x (B, in_chans, H, W) → (B, num_classes); (B, num_features) without classifier;
-        (B, num_features, ⌈H/r⌉, ⌈W/r⌉), r the last stage's reduction, without pooling too.
+        (B, num_features, ⌈H/r⌉, ⌈W/r⌉) without pooling either, r the last stage's reduction.
 
     Attributes:
         num_classes, num_features: outputs and inputs of the classifier.
@@ -120,13 +120,13 @@ class Backbone(PretrainedMixin, nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The feature map of the last stage."""
+        """Returns the feature map of the last stage."""
         for stage in self.feature_info:
             x = _run(self, stage, x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What the classifier makes of a feature map; with `pre_logits`, what it would see."""
+        """Classifies a feature map; with `pre_logits`, returns the classifier's input instead."""
         x = self.global_pool(x)
         if self.pool_name:
             x = x.flatten(1)
@@ -143,15 +143,15 @@ class Backbone(PretrainedMixin, nn.Module):
         return FeatureMaps(self, out_indices)
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer, or `nn.Identity` where there are no classes."""
+        """Returns the linear layer, or an `nn.Identity` if there are no classes."""
         return getattr(self, self.classifier)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, untrained, on the device and in the dtype of the network.
+        """Puts in a new, untrained classifier, with the network's device and dtype.
 
         Args:
             num_classes: 0 for none.
-            global_pool: as in the constructor; None for the one there is.
+            global_pool: as in the constructor; None keeps the present one.
         """
         global_pool = self.pool_name if global_pool is None else global_pool
         _check_head(num_classes, global_pool)
@@ -159,20 +159,20 @@ class Backbone(PretrainedMixin, nn.Module):
 
 
 class FeatureMaps(PretrainedMixin, nn.Module):
-    """The feature maps of some stages of a backbone, whose submodules it takes over.
+    """A network that returns the feature maps of some stages of a backbone.
 
-    They keep their names: the state dict is the backbone's, without the stages behind the last
-    one that is asked for, and without the classifier.
+    It has the backbone's submodules under the same names; so its state dict is the backbone's
+    without the classifier, and without the stages after the last one asked for.
 
     Args:
-        backbone: what `create_model` makes.
+        backbone: its submodules are shared, not copied.
         out_indices: of the stages; negative ones count from the end. None for all.
 
     Shapes: x (B, in_chans, H, W) → a list of (B, channels, ⌈H/reduction⌉, ⌈W/reduction⌉), from
-        the finest to the coarsest, as `feature_info` tells of each.
+        the finest to the coarsest; `feature_info` has channels and reduction of each.
 
     Raises:
-        ValueError: no or no such stage.
+        ValueError: no stage, or an index out of range.
     """
 
     def __init__(self, backbone: Backbone, out_indices: Sequence[int] | None = None) -> None:
@@ -215,7 +215,7 @@ def _check_head(num_classes: int, global_pool: str) -> None:
 
 
 def _checked_indices(indices: Sequence[int], stages: int) -> tuple[int, ...]:
-    """Rising and from 0, each once."""
+    """Returns the indices from 0 up, each once; `ValueError` for none or one out of range."""
     try:
         given = [operator.index(i) for i in indices]
     except TypeError:

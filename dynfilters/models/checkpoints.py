@@ -1,4 +1,4 @@
-"""Other people's checkpoints, read without running any code that may be in them."""
+"""Reads checkpoints of any training script, without running code that may be in them."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Where training scripts put the weights, and their running average, in what they save.
+# Keys under which training scripts save the weights, and their running average.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
-AVERAGE = "ema."  # before its names, where one state dict holds both
-DEPTH = 4  # of wrappers in wrappers
-# What wrappers around a model put before all of its names.
+AVERAGE = "ema."  # prefix of the average's names in a state dict with both
+DEPTH = 4  # of nested wrappers, at most
+# Prefixes that wrappers around a model put before all of its names.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
-BODIES = ("backbone.", "encoder.")  # beside which there may be
+# A state dict with one of these prefixes may have a head without it.
+BODIES = ("backbone.", "encoder.")
 HEADS = ("head.", "fc.", "classifier.")
 # Counters that thop and torch's AveragedModel add to a model.
-LEFTOVERS = ("total_ops", "total_params", "n_averaged")
-SHOWN = 8  # names in a message
+COUNTERS = ("total_ops", "total_params", "n_averaged")
+SHOWN = 8  # names in a message, at most
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, a damaged one, or one with more than weights in it."""
+    """The file is no checkpoint, is damaged, or holds objects other than weights."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights in a file, and what had to be done to find them.
+    """The weights in a file, and how they were found.
 
     Attributes:
         weights: tensors by name.
-        place: the keys that led to them, such as "state_dict"; empty for the file itself.
-        prefix: what was stripped from the names.
-        dropped: names that are no weights but a profiler's or an average's counters.
-        arch: what the training script called the model; None if it does not say.
+        place: the keys that lead to the weights, such as "state_dict"; empty for the file itself.
+        prefix: stripped from the names.
+        dropped: names of counters that a profiler or an average had added.
+        arch: the training script's name of the model; None if the file has none.
     """
 
     weights: dict[str, Tensor]
@@ -53,43 +54,43 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
-    """The weights in a checkpoint of whatever training script, on the CPU.
+    """Reads the weights in a checkpoint of any training script, onto the CPU.
 
-    What lies around them is taken away: wrappers such as `state_dict` or `model`, the prefixes
-    `module.`, `_orig_mod.`, `model.`, `net.`, `backbone.`, `encoder.` where all names (beside the
-    last two: all but those of a head) begin with them, and the counters of thop and of
-    `torch.optim.swa_utils.AveragedModel`.
+    Removes wrappers such as `state_dict` or `model`; the prefixes `module.`, `_orig_mod.`,
+    `model.`, `net.`, `backbone.`, `encoder.` if all names begin with them (for the last two: all
+    names but a head's); and the counters of thop and of `torch.optim.swa_utils.AveragedModel`.
 
     Args:
-        path: a file of `torch.save`, of today's format or the one before 1.6, or .safetensors.
-        ema: take the running average of the weights instead of the weights.
+        path: a file of `torch.save`, in its present format or the one before torch 1.6, or a
+            .safetensors.
+        ema: read the running average of the weights instead of the weights.
 
     Raises:
-        CheckpointError: there is no such file, it is no checkpoint or damaged, holds objects
-            other than tensors and plain data, or not the weights asked for. Never has any code of
-            the file been run.
+        CheckpointError: the file does not exist, is no checkpoint, is damaged, holds objects
+            other than tensors and plain data, or lacks the weights asked for. Code in the file
+            is not run in any case.
     """
     return open_checkpoint(path, ema).weights
 
 
 def open_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
-    """`read_checkpoint`, with what there is to know about where the weights were."""
+    """Reads a checkpoint as `read_checkpoint` does, and says where the weights were."""
     path = Path(path)
-    content = _content(path)
+    content = _load(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping, holds a {type(content).__name__}")
     found, place = _find(path, content, ema)
     _check(path, found)
-    dropped = [key for key in found if key.rpartition(".")[2] in LEFTOVERS]
+    dropped = [key for key in found if key.rpartition(".")[2] in COUNTERS]
     weights, prefix = _strip({key: found[key] for key in found if key not in dropped})
     arch = content.get("arch")
     return Checkpoint(weights, place, prefix, dropped, arch if isinstance(arch, str) else None)
 
 
-def _content(path: Path) -> Any:
-    """Whatever was saved in the file."""
+def _load(path: Path) -> Any:
+    """Reads the object saved in the file."""
     if path.is_fifo():
-        raise CheckpointError(f"{path}: is a pipe, and nobody may ever write to it")
+        raise CheckpointError(f"{path}: is a pipe, reading it might never end")
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -102,7 +103,7 @@ def _content(path: Path) -> Any:
         raise CheckpointError(f"{path}: is no checkpoint, it begins with {seen}")
     try:
         check_unpacked_size(path)
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_safe_globals()), warnings.catch_warnings():
             # A pickle of a protocol that torch does not write: it is read, or it is refused.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -122,11 +123,11 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {_reason(error)}") from error
 
 
-def _harmless() -> list[Any]:
-    """What training scripts save beside weights, and `weights_only` would refuse.
+def _safe_globals() -> list[Any]:
+    """Returns types that training scripts save beside weights, and `weights_only` refuses.
 
-    A namespace of options, and NumPy's numbers: containers of data, whose construction runs
-    nothing but their own code. NumPy's function has had two names.
+    These are a namespace of options and NumPy's numbers: containers of data, whose construction
+    runs no code but their own. NumPy has had two names for its function.
     """
     scalar = np.float64(0).__reduce__()[0]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
@@ -135,8 +136,10 @@ def _harmless() -> list[Any]:
 
 
 def check_unpacked_size(path: Path) -> None:
-    """`CheckpointError` for an archive made to fill memory: torch's own are not compressed, and
-    unpack to no more than the file."""
+    """Raises `CheckpointError` for an archive that unpacks to more than its size.
+
+    torch does not compress its archives; a compressed one may be made to fill the memory.
+    """
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -146,7 +149,7 @@ def check_unpacked_size(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the advice of torch's messages to read the file unsafely."""
+    """Explains an error of torch, without its advice to read the file unsafely."""
     text = str(error)
     if refused := re.search(r"GLOBAL (\w+(\.\w+)+)", text):
         return (
@@ -159,13 +162,13 @@ def _reason(error: Exception) -> str:
 
 
 def _find(path: Path, content: Mapping, ema: bool) -> tuple[Mapping, str]:
-    """The state dict asked for, and the keys that lead to it."""
+    """Finds the state dict asked for; returns it and the keys that lead to it."""
     averages = [name for name in AVERAGES if isinstance(content.get(name), Mapping)]
     if ema and averages:
         found, place = _unwrap(content[averages[0]])
         return found, ".".join([averages[0], *place])
     found, place = _unwrap(content)
-    # An average may also be beside the weights, in one state dict.
+    # A state dict may hold both the weights and their average.
     inside = {key for key in found if isinstance(key, str) and key.startswith(AVERAGE)}
     if ema:
         found = {key.removeprefix(AVERAGE): found[key] for key in found if key in inside}
@@ -174,12 +177,12 @@ def _find(path: Path, content: Mapping, ema: bool) -> tuple[Mapping, str]:
         found = {key: value for key, value in found.items() if key not in inside}
     if not _tensors(found) and (ema or averages or inside):
         wanted = "an average of weights" if ema else "weights, not only an average of them"
-        raise CheckpointError(f"{path}: expected {wanted}, holds {_shown(content)}")
+        raise CheckpointError(f"{path}: expected {wanted}, holds {_listed(content)}")
     return found, ".".join(place)
 
 
 def _unwrap(content: Mapping) -> tuple[Mapping, list[str]]:
-    """The innermost of wrappers in wrappers, and their names."""
+    """Returns the content of the innermost wrapper, and the wrappers' names."""
     place: list[str] = []
     while len(place) < DEPTH:  # a damaged file may hold a wrapper of itself
         inside = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
@@ -195,16 +198,16 @@ def _tensors(content: Mapping) -> list[str]:
 
 
 def _check(path: Path, found: Mapping) -> None:
-    """`CheckpointError` unless `found` is a state dict of ordinary tensors."""
+    """Raises `CheckpointError` unless `found` is a state dict of dense tensors with memory."""
     if not _tensors(found):
-        raise CheckpointError(f"{path}: expected weights, holds {_shown(found)}")
+        raise CheckpointError(f"{path}: expected weights, holds {_listed(found)}")
     for key, value in found.items():
-        if reason := _unusual(key, value):
+        if reason := _problem(key, value):
             raise CheckpointError(f"{path}: expected dense tensors by name, {key!r} {reason}")
 
 
-def _unusual(key: object, value: object) -> str | None:
-    """Why something is no tensor of a model; None if it is one."""
+def _problem(key: object, value: object) -> str | None:
+    """Says why an entry of a state dict is no tensor of a model; None if it is one."""
     if not isinstance(key, str):
         return f"is a {type(key).__name__}"
     if not isinstance(value, Tensor):
@@ -219,7 +222,7 @@ def _unusual(key: object, value: object) -> str | None:
 
 
 def _strip(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The weights without what is before all their names, and what that was."""
+    """Returns the weights without the prefixes of all their names, and these prefixes."""
     weights, stripped = dict(weights), ""
     while prefix := next((one for one in PREFIXES if _is_common(one, weights)), None):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
@@ -228,14 +231,14 @@ def _strip(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 
 def _is_common(prefix: str, names: Mapping[str, Tensor]) -> bool:
-    """Whether all names begin with it, those of a head beside a body aside."""
+    """Returns whether all names, or all but a head's, begin with the prefix."""
     rest = [name for name in names if not name.startswith(prefix)]
     without = {name.removeprefix(prefix) for name in names}
-    beside = prefix in BODIES and all(name.startswith(HEADS) for name in rest)
-    return len(rest) < len(names) == len(without) and (not rest or beside)
+    is_head = prefix in BODIES and all(name.startswith(HEADS) for name in rest)
+    return len(rest) < len(names) == len(without) and (not rest or is_head)
 
 
-def _shown(content: Mapping) -> str:
+def _listed(content: Mapping) -> str:
     names = [f"{key!r} ({type(value).__name__})" for key, value in content.items()]
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "") or "nothing"
 

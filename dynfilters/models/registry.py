@@ -1,4 +1,4 @@
-"""The registry of models."""
+"""The registry of models: their names, and how to create one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _models: Registry[Callable[..., nn.Module]] = Registry("model")
 
 
 def register_model(name: str) -> Callable:
-    """Decorator: a module class or function becomes available as `create_model(name)`.
+    """Decorator: makes a module class or function available as `create_model(name)`.
 
-    It should take `num_classes` and `in_chans`, and its docstring begin with a summary.
-    `ValueError` if the name is taken.
+    The function should take `num_classes` and `in_chans`; its docstring should begin with a
+    summary. `ValueError` if the name is taken.
     """
     return lambda factory: _models.register(name, factory)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the models that match the glob `pattern`, sorted.
+    """Returns the names of the models that match the glob `pattern`, sorted.
 
     >>> list_models("rednet*")
     ['rednet101', 'rednet152', 'rednet26', 'rednet38', 'rednet50']
@@ -32,7 +32,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_summary(name: str) -> str:
-    """The first line of what the model says of itself; `UnknownNameError` if there is none.
+    """Returns the first line of a model's docstring; `UnknownNameError` if there is no such model.
 
     >>> model_summary("ddf_resnext50d_32x4d")
     'ResNeXt-D of 3+4+6+3 bottlenecks, 32×4 wide: ddf.'
@@ -49,19 +49,20 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     **options: object,
 ) -> nn.Module:
-    """The model called `name`.
+    """Creates the model called `name`.
 
     Args:
         name: one of `list_models()`.
-        num_classes: outputs of the classifier, 0 for none; None for the model's own, 1000 mostly.
-        in_chans: channels of the image; None for the model's own, 3 mostly.
-        features_only: a `FeatureMaps` instead, which gives the feature maps of its stages.
+        num_classes: outputs of the classifier, 0 for none; None for the model's default, mostly
+            1000.
+        in_chans: channels of the image; None for the model's default, mostly 3.
+        features_only: returns a `FeatureMaps` instead, whose output are feature maps of stages.
         out_indices: of these stages, with features_only; None for all.
-        options: the model's own, such as `filter` and `filter_options`.
+        options: further arguments of the model, such as `filter` and `filter_options`.
 
     Raises:
-        UnknownNameError: no model of that name; the closest are named.
-        ValueError: an argument or option is out of range, or has no meaning for the model.
+        UnknownNameError: no model of that name; the message names the closest.
+        ValueError: an argument or option is out of range, or does not apply to the model.
         TypeError: the model has no such option.
 
     >>> model = create_model("resnet50", num_classes=10, filter="involution")
@@ -81,5 +82,5 @@ def create_model(
             raise ValueError(f"features_only: expected a model with feature maps, got {name!r}")
         model = model.feature_maps(out_indices)
         options |= {"features_only": True, "out_indices": model.out_indices}
-    model.init_kwargs = {"name": name, **copy.deepcopy(options)}  # for `models.pretrained`
+    model.init_kwargs = {"name": name, **copy.deepcopy(options)}  # read by `models.pretrained`
     return model

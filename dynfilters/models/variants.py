@@ -1,4 +1,4 @@
-"""The named residual networks: a table of what each has of its own."""
+"""The named residual networks: a table of their arguments."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dynfilters.models.backbone import Backbone
 from dynfilters.models.registry import register_model
 from dynfilters.models.resnet import ResNet
 
-# Blocks of the four stages. 26 and 38 are those of the involution paper (and RedNet's); timm's
-# resnet26 has layers=(2, 2, 2, 2).
+# Blocks of the four stages by depth. 26 and 38 are as in the involution paper; timm's resnet26
+# has layers=(2, 2, 2, 2).
 LAYERS = {
     18: (2, 2, 2, 2),
     26: (1, 2, 4, 1),
@@ -39,7 +39,7 @@ ODCONV = (  # depth, experts
     (101, 1),
     (101, 2),
 )
-IN_RESNET50 = (  # these filters make a <filter>_resnet50
+RESNET50_FILTERS = (  # each has a <filter>_resnet50
     "carafe",
     "condconv",
     "ddf_channel",
@@ -53,11 +53,16 @@ IN_RESNET50 = (  # these filters make a <filter>_resnet50
 
 
 class Variant:
-    """A named network: makes one of a kind from a preset and what the caller changes of it.
+    """A named network: creates a backbone from a preset and the caller's arguments.
 
-    Options of a filter in the preset are for that filter: they hold along with the caller's, and
-    no longer where the caller names another filter. The summary is a line about the network; None
-    for what its kind says.
+    The preset's options of a filter are joined with the caller's, and dropped if the caller names
+    another filter.
+
+    Args:
+        name: of the network.
+        preset: arguments of `kind`, which the caller's replace.
+        kind: the class of the network.
+        summary: the docstring; None for that of `kind`.
     """
 
     def __init__(
@@ -85,13 +90,13 @@ class Variant:
         return self.kind(**{**self.preset, **options})
 
     def _join_options(self, argument: str, options: dict[str, object]) -> None:
-        """The options of a filter that the preset and the caller name."""
+        """Joins the preset's options of a filter into the caller's arguments."""
         name, filter = f"{argument}_options", self.preset.get(argument)
-        own, given = self.preset.get(name, {}), options.get(name)
-        other = options.get(argument, filter) != filter
-        if own and not other and (given is None or isinstance(given, Mapping)):
-            options[name] = {**own, **(given or {})}
-        elif other:
+        preset, given = self.preset.get(name, {}), options.get(name)
+        is_other = options.get(argument, filter) != filter
+        if preset and not is_other and (given is None or isinstance(given, Mapping)):
+            options[name] = {**preset, **(given or {})}
+        elif is_other:
             options[name] = given
 
     def __repr__(self) -> str:
@@ -99,7 +104,7 @@ class Variant:
 
 
 def _summary(preset: Mapping[str, object]) -> str:
-    """The preset in a line."""
+    """Describes a preset in a line."""
     cardinality = preset.get("cardinality", 1)
     kind = "ResNet" if cardinality == 1 else "ResNeXt"
     kind = "RedNet" if preset.get("stem") == "involution" else kind
@@ -123,7 +128,7 @@ def _parameters(kind: type) -> list[str]:
 
 
 def _static() -> dict[str, dict[str, object]]:
-    """ResNets and ResNeXts by name, and each as ResNet-D."""
+    """Returns the presets of ResNets and ResNeXts by name, each as ResNet-D too."""
     found = {}
     for depth, layers in LAYERS.items():
         block = "basic" if depth in BASIC else "bottleneck"
@@ -138,7 +143,7 @@ def _static() -> dict[str, dict[str, object]]:
 
 
 def _odconv(depth: int, experts: int) -> dict[str, object]:
-    """As published: the 1×1 convolutions of bottlenecks too, and dropout."""
+    """Returns the published arguments: a filter for 1×1 convolutions too, and dropout."""
     options = {"filter": "odconv", "filter_options": {"experts": experts}, "drop_rate": 0.1}
     if depth not in BASIC:
         options |= {f"pointwise_{name}": options[name] for name in ("filter", "filter_options")}
@@ -146,13 +151,13 @@ def _odconv(depth: int, experts: int) -> dict[str, object]:
 
 
 def _variants() -> dict[str, dict[str, object]]:
-    """The preset of every name."""
+    """Returns the presets of all networks by name."""
     static = _static()
     found = dict(static)
     for name, preset in static.items():
         if preset.get("block", "bottleneck") == "bottleneck":
             found[f"ddf_{name}"] = {**preset, "filter": "ddf"}
-    for depth in (50, 101, 152):  # as the authors name them
+    for depth in (50, 101, 152):  # the authors' names
         found[f"ddf_mul_resnet{depth}"] = found[f"ddf_resnet{depth}"]
         found[f"ddf_add_resnet{depth}"] = {**static[f"resnet{depth}"], **DDF_ADD}
     for depth in (26, 38, 50, 101, 152):
@@ -162,7 +167,7 @@ def _variants() -> dict[str, dict[str, object]]:
             **static[f"resnet{depth}"],
             **_odconv(depth, experts),
         }
-    for filter in IN_RESNET50:
+    for filter in RESNET50_FILTERS:
         found[f"{filter}_resnet50"] = {**static["resnet50"], "filter": filter}
     return found
 

@@ -1,4 +1,4 @@
-"""Weights of the published implementations, under the keys that their code gives them."""
+"""Loads weights of published implementations, by the keys of their code."""
 
 from dynfilters.models.official.loading import OfficialWeightsError, check_official, load_official
 from dynfilters.models.official.sources import SOURCES

@@ -1,4 +1,7 @@
-"""The key maps of the published layers, a function each: (our layer, official keys) → `KeyMap`."""
+"""The key maps of published layers: which official tensors each of our parameters comes from.
+
+A function per layer: (our layer, official keys below it) → `KeyMap`.
+"""
 
 from __future__ import annotations
 
@@ -25,30 +28,30 @@ from dynfilters.nn import DynamicFilter
 
 
 class Origin(NamedTuple):
-    """Where one of our tensors comes from: official tensors, stacked on `axis` if several.
+    """The official tensors that make up one of ours, stacked on `axis` if several.
 
-    The stacked tensor has our shape, up to axes merged or split and axes of size 1.
+    Ours may differ from them, or from the stack, by merged or split axes and by axes of size 1.
     """
 
     keys: list[str]
     axis: int = 0
 
 
-# Our key → its origin, both relative to the layer. None instead: the published layer gets from
-# its residual block what ours would compute with the submodule of that key, which is removed.
+# Our key → its origin, both relative to the layer. None for a submodule that the published layer
+# lacks, because its residual block computes the submodule's output: it is removed from ours.
 KeyMap = dict[str, Origin | None]
 
 
 def own_names(module: nn.Module, official: set[str]) -> KeyMap:
-    """The module's own parameters and buffers, published under the names that they have here."""
+    """Maps the module's own parameters and buffers to official ones of the same names."""
     own = [name for name, _ in module.named_parameters(recurse=False)]
-    transient = module._non_persistent_buffers_set  # not part of any state dict
+    transient = module._non_persistent_buffers_set  # not in state dicts
     own += [name for name, _ in module.named_buffers(recurse=False) if name not in transient]
     return {name: Origin([name]) for name in own}
 
 
 def weight_and_bias(ours: str, official: str, module: nn.Module) -> KeyMap:
-    """The parameters of a submodule that is called otherwise."""
+    """Maps the parameters of a submodule to those of one with another name."""
     names = [name for name, _ in module.named_parameters(recurse=False)]
     return {f"{ours}.{name}": Origin([f"{official}.{name}"]) for name in names}
 
@@ -60,15 +63,15 @@ def ddf(layer: DDF, official: set[str]) -> KeyMap:
         keys |= weight_and_bias("branches.spatial.conv", "spatial_branch.0", conv)
     if "channel" in layer.branches:
         branch = layer.branches["channel"]
-        for ours, place in (("squeeze", 1), ("expand", 3), ("activation", 4)):
+        for ours, index in (("squeeze", 1), ("expand", 3), ("activation", 4)):
             part = getattr(branch, ours)
-            keys |= weight_and_bias(f"branches.channel.{ours}", f"channel_branch.{place}", part)
+            keys |= weight_and_bias(f"branches.channel.{ours}", f"channel_branch.{index}", part)
     return keys
 
 
 def ddf_up(layer: DDFUp, official: set[str]) -> KeyMap:
-    """One pair of branches per place of the cell; ours hold all of them in single tensors."""
-    places = range(layer.scale**2)
+    """The published layer has a pair of branches per phase; ours stacks them in one tensor."""
+    phases = range(layer.scale**2)
     spatial, channel = layer.branches["spatial"], layer.branches["channel"]
     parts = [
         ("spatial.conv", spatial.conv, "spatial_branch.{}.1.0" if spatial.encoder else
@@ -80,7 +83,7 @@ def ddf_up(layer: DDFUp, official: set[str]) -> KeyMap:
     if spatial.encoder is not None:
         parts.append(("spatial.encoder", spatial.encoder, "spatial_branch.{}.0", 1))
     return _project(layer) | {
-        f"branches.{ours}.{name}": Origin([f"{theirs.format(i)}.{name}" for i in places], axis)
+        f"branches.{ours}.{name}": Origin([f"{theirs.format(i)}.{name}" for i in phases], axis)
         for ours, part, theirs, axis in parts
         for name, _ in part.named_parameters(recurse=False)
     }
@@ -133,7 +136,7 @@ def odconv(layer: ODConv | DwODConv, official: set[str]) -> KeyMap:
 
 
 def _own_or_shared(ours: str, theirs: str, module: nn.Module | None, official: set[str]) -> KeyMap:
-    """The keys of a submodule that may be the residual block's: None for it if it is."""
+    """Maps a submodule's parameters, or removes it if the residual block has the official one."""
     if module is None:
         return {}
     if not any(key.startswith(f"{theirs}.") for key in official):
@@ -147,6 +150,6 @@ def static(layer: Conv | DwConv, official: set[str]) -> KeyMap:
 
 
 def _project(layer: DynamicFilter) -> KeyMap:
-    """The 1×1 convolution that ours adds where out_channels differ, under its own name."""
+    """Maps the trailing 1×1 convolution of ours, if any, to official parameters of its name."""
     project = getattr(layer, "project", None)
     return {} if project is None else weight_and_bias("project", "project", project)

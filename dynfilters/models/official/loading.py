@@ -1,4 +1,4 @@
-"""Loading a published state dict into our module: completely, or not at all."""
+"""Loads a published state dict into our module, completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ COUNTER = "num_batches_tracked"
 
 
 class OfficialWeightsError(RuntimeError, ValueError):
-    """A state dict that does not fit: its missing, unexpected and mis-shaped keys."""
+    """A state dict does not fit; the message lists missing, unexpected and mis-shaped keys."""
 
 
 def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Loads a published implementation's state dict, completely or not at all.
 
     Args:
-        module: a filter of ours, a `FilterNorm`, a model that `create_model` made, or any other
+        module: a filter of ours, a `FilterNorm`, a model of `create_model`, or any other module
             that contains filters and otherwise has the official names.
-        state_dict: tensors under the official keys. One from before batch norms counted their
-            batches does without `num_batches_tracked`.
-        source: whose keys they are: "ddfnet", "involution" or "mmcls" (RedNet; with `backbone.`
-            and `head.fc` or without), "weightnet", "mmcv", "odconv", "timm",
+        state_dict: tensors by official key. `num_batches_tracked` may be missing everywhere, as
+            in old state dicts.
+        source: the implementation with these keys: "ddfnet", "involution" or "mmcls" (RedNet,
+            with `backbone.` and `head.fc` or without), "weightnet", "mmcv", "odconv", "timm",
             "torchvision".
 
-    A WeightNet without `reduce.*`, or a CondConv without `routing_fn.*`, is published as part of
-    a residual block that computes the descriptor or the routing for all its filters. The layer
-    then gives up its own `reduce` or `router`, and takes what the block computed as `guide`.
+    If a WeightNet has no official `reduce.*`, or a CondConv no `routing_fn.*`, its published
+    residual block computes the descriptor or the routing for all filters. Our layer then loses
+    its `reduce` or `router`, and takes the block's output as `guide`.
 
     Raises:
         UnknownNameError: no such source.
-        ValueError: the module is on the meta device, or the state dict holds something else than
-            tensors with memory.
-        OfficialWeightsError: keys missing, unexpected or mis-shaped, all listed; nothing was
-            loaded.
+        ValueError: the module is on the meta device, or the state dict holds anything but tensors
+            with memory.
+        OfficialWeightsError: keys are missing, unexpected or mis-shaped: all are listed, and
+            nothing was loaded.
     """
     targets = _tensors(module)
     if any(tensor.is_meta for tensor in targets.values()):
@@ -56,14 +56,14 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: s
 
 
 def check_official(module: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Raises what `load_official` would, and loads nothing: a module on the meta device will do."""
+    """Raises the errors of `load_official`, but loads nothing; the module may be on meta."""
     _matched(module, state_dict, source)
 
 
 def _matched(
     module: nn.Module, state_dict: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """What to load under our names, and the submodules to remove."""
+    """Returns the tensors to load by our names, and the submodules to remove."""
     if source not in SOURCES:
         raise UnknownNameError("source", source, SOURCES)
     _check_tensors(state_dict)
@@ -83,7 +83,7 @@ def _check_tensors(state_dict: Mapping[str, Tensor]) -> None:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, a shared one under each of its names."""
+    """Returns all parameters and buffers, a shared one under each of its names."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -93,7 +93,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 def _plan(
     module: nn.Module, state_dict: Mapping[str, Tensor], source: Source
 ) -> tuple[dict[str, Origin], list[str]]:
-    """The origin of each of our tensors, and the submodules to remove."""
+    """Returns the origin of each of our tensors, and the submodules to remove."""
     plan: dict[str, Origin] = {}
     removed: list[str] = []
     for prefix, part, key_map in _parts(module, source.layers):
@@ -111,7 +111,7 @@ def _plan(
 def _renamed(
     plan: Mapping[str, Origin], state_dict: Mapping[str, Tensor], source: Source
 ) -> dict[str, Origin]:
-    """The plan with the keys that the source has for parts of a whole model."""
+    """Returns the plan with the source's names for the parts of a whole model."""
     names = source.naming({key for origin in plan.values() for key in origin.keys}, state_dict)
     return {
         ours: Origin([names[key] for key in origin.keys], origin.axis)
@@ -122,13 +122,13 @@ def _renamed(
 def _parts(
     module: nn.Module, maps: Mapping[type, Callable], prefix: str = ""
 ) -> Iterator[tuple[str, nn.Module, Callable]]:
-    """Every published layer in `module`, and what lies around them under its own names."""
+    """Yields prefix, module and key map of each published layer, and of the modules around."""
     for kind, key_map in maps.items():
         if isinstance(module, kind):
             yield prefix, module, key_map
             return
     yield prefix, module, own_names
-    # Not named_children(), which leaves out the second place of a shared layer.
+    # named_children() would yield a shared layer once only.
     for name, child in module._modules.items():
         if child is not None:
             yield from _parts(child, maps, f"{prefix}{name}.")
@@ -163,9 +163,10 @@ def _assemble(
 
 
 def _regroups(shape: torch.Size, other: torch.Size) -> bool:
-    """Whether one shape is the other with neighbouring axes merged, axes of size 1 aside.
+    """Returns whether merging neighbouring axes turns one shape into the other.
 
-    Between shapes of as many axes nothing is merged: (8, 4) for (16, 2) is another network.
+    Axes of size 1 are ignored. Shapes of as many axes must be equal: (8, 4) for (16, 2) is
+    another network.
     """
     if len(shape) == len(other):
         return shape == other

@@ -1,4 +1,4 @@
-"""The published implementations: which layers are theirs, and what they call parts of a model."""
+"""The published implementations: key maps of their layers, and their names in whole models."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from dynfilters.models.official import layers
 from dynfilters.models.official.layers import KeyMap, own_names
 from dynfilters.nn import FilterNorm
 
-# (official keys as our names would have them, keys that came) → the keys that are to be found.
+# (official keys with our names of parts, keys of the state dict) → the official key of each.
 Naming = Callable[[Collection[str], Collection[str]], dict[str, str]]
 
 
 def same_names(expected: Collection[str], came: Collection[str]) -> dict[str, str]:
-    """Outside the layers, the published model has our names."""
+    """Returns the keys as they are: around its layers the published model has our names."""
     return {key: key for key in expected}
 
 
 def mmcls_names(expected: Collection[str], came: Collection[str]) -> dict[str, str]:
-    """In a whole classifier, what is no head is under `backbone.`; the linear layer is `head.fc`.
+    """Puts a classifier's keys under `backbone.`, and its linear layer under `head.fc`.
 
-    A state dict of the backbone alone, or one whose prefix was taken away, is fine as well. Where
-    the module has submodules of these names, they are taken at their word.
+    Keys stay as they are for a state dict without these prefixes, as of the backbone alone, and
+    for a module with submodules of these names.
     """
     inside, head = (
         _any_under(part, came) and not _any_under(part, expected) for part in ("backbone.", "head.")
@@ -62,9 +62,9 @@ _IN_A_BLOCK = {
 
 
 def weightnet_names(expected: Collection[str], came: Collection[str]) -> dict[str, str]:
-    """In a whole ShuffleNetV2 blocks are counted through all stages; else as here."""
-    places = [re.match(r"stage(\d)\.(\d+)\.", key) for key in expected]
-    blocks = sorted({tuple(map(int, place.groups())) for place in places if place})
+    """Numbers the blocks of a ShuffleNetV2 through all stages; keeps other keys as they are."""
+    matches = [re.match(r"stage(\d)\.(\d+)\.", key) for key in expected]
+    blocks = sorted({tuple(map(int, match.groups())) for match in matches if match})
     if not blocks:
         return same_names(expected, came)
     features = {f"stage{stage}.{i}": f"features.{n}" for n, (stage, i) in enumerate(blocks)}
@@ -85,7 +85,7 @@ def _any_under(prefix: str, keys: Collection[str]) -> bool:
 
 
 class Source(NamedTuple):
-    """A published implementation: key maps of its layers by our class, and its names of parts."""
+    """A published implementation: key maps by class of our layers, and its names in models."""
 
     layers: dict[type, Callable[[nn.Module, set[str]], KeyMap]]
     naming: Naming = same_names

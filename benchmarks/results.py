@@ -34,7 +34,6 @@ from dynfilters.diagnostics.settings import describe_device
 from dynfilters.experiments.files import read_json, write_atomically
 from dynfilters.experiments.machine import versions
 from dynfilters.native.toolchain import FEATURES, processor
-from dynfilters.strict_json import finite
 
 SCHEMA_VERSION = 1
 DIRECTORY = Path(__file__).resolve().parent / "results"

@@ -1,4 +1,4 @@
-"""A network that makes an image finer, with any upsampler of the zoo, guided or not."""
+"""A super-resolution network with any upsampler of the zoo, guided or not."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dynfilters.checks import check_choice, check_positive, check_tensor
 from dynfilters.filters import create_filter, filter_info, list_filters
 from dynfilters.registry import UnknownNameError
 
-# What the network sets itself, of the options that an upsampler may have.
+# The options of an upsampler that the network sets itself.
 OWN = ("in_channels", "out_channels", "scale", "stride", "guide_channels")
 
-# The slope of the leaky ReLU below 0. With none, a network that starts from interpolation, at
-# the rate that such short training needs, now and then dies within the first steps.
+# The slope of the leaky ReLU below 0. With slope 0, units of a network that starts from
+# interpolation sometimes die within the first steps, at the learning rates of short training.
 LEAK = 0.1
 
 
@@ -59,7 +59,7 @@ class SubPixelConv(nn.Module):
         return self.shuffle(self.conv(x))
 
 
-# The upsamplers that generate nothing: (channels, scale) → module.
+# The static upsamplers: (channels, scale) → module.
 STATIC = {
     "bilinear": lambda channels, scale: Interpolation("bilinear", scale),
     "bicubic": lambda channels, scale: Interpolation("bicubic", scale),
@@ -68,7 +68,7 @@ STATIC = {
 
 
 def list_upsamplers() -> list[str]:
-    """What `UpsamplingNet` takes: the registered filters that upsample, and static baselines.
+    """Returns the names for `UpsamplingNet`: registered filters that upsample, and baselines.
 
     >>> list_upsamplers()[:4]
     ['bicubic', 'bilinear', 'carafe_up', 'ddf_up']
@@ -77,12 +77,11 @@ def list_upsamplers() -> list[str]:
 
 
 class GuidePyramid(nn.Module):
-    """What each stage is to know of the guide, from the coarsest to the finest.
+    """The guide's features for each stage, from the coarsest to the finest.
 
     f_n = ρ(W₂ ∗ ρ(W₁ ∗ guide)) by 3×3 convolutions, and f_{i−1} = ρ(V_i ∗ f_i) by a 2×2 one of
-    stride 2; ρ is the leaky ReLU. Stage i goes from the grid of f_{i−1} to that of f_i: with
-    `as_cells` it gets the four pixels of f_i in each cell of its input as channels, otherwise
-    f_{i−1}.
+    stride 2; ρ is the leaky ReLU. Stage i goes from the grid of f_{i−1} to that of f_i. It gets
+    f_{i−1}, or with `as_cells` the 2×2 pixels of f_i under each pixel of its input, as channels.
 
     Shapes: guide (B, C, H·2ⁿ, W·2ⁿ) → n tensors (B, 4·width or width, H·2^{i−1}, W·2^{i−1}), and
         f_n (B, width, H·2ⁿ, W·2ⁿ).
@@ -91,42 +90,42 @@ class GuidePyramid(nn.Module):
     def __init__(self, channels: int, width: int, stages: int, as_cells: bool) -> None:
         super().__init__()
         self.encode = nn.Sequential(_conv(channels, width), nn.LeakyReLU(LEAK), _conv(width, width))
-        # As cells the coarsest features, on the grid of x, would be made for nothing.
+        # With as_cells no stage reads the coarsest features, on the grid of x.
         steps = max(0, stages - as_cells)
         self.reduce = nn.ModuleList(nn.Conv2d(width, width, 2, stride=2) for _ in range(steps))
         self.stages, self.as_cells = stages, as_cells
 
     def forward(self, guide: Tensor) -> tuple[list[Tensor], Tensor]:
         finest = leaky(self.encode(guide))
-        found = [finest]
+        pyramid = [finest]
         for reduce in self.reduce:
-            found.append(leaky(reduce(found[-1])))
+            pyramid.append(leaky(reduce(pyramid[-1])))
         if self.as_cells:
-            seen = [functional.pixel_unshuffle(features, 2) for features in found]
+            guides = [functional.pixel_unshuffle(features, 2) for features in pyramid]
         else:
-            seen = found[1:]
-        return seen[: self.stages][::-1], finest
+            guides = pyramid[1:]
+        return guides[: self.stages][::-1], finest
 
 
 class UpsamplingNet(nn.Module):
-    """y = bilinear(x) + head(up_n(… up_1(trunk(x), g_1) …, g_n)), each up_i finer by 2.
+    """y = bilinear(x) + head(up_n(… up_1(trunk(x), g_1) …, g_n)), each up_i by a factor of 2.
 
     The trunk and the head are two 3×3 convolutions each, on the grids of x and of y, with a
     leaky ReLU between them, and another after each up_i. The guide is an image of another
-    modality on y's grid; g_i is what `GuidePyramid` makes of it. The head ends in zeros, so that
-    training starts from bilinear interpolation.
+    modality on y's grid; g_i are its features from `GuidePyramid`. The weights of the last
+    convolution start at zero, so that training starts from bilinear interpolation.
 
-    The outline is that of joint upsampling in Zhou et al., "Decoupled Dynamic Filter Networks",
-    CVPR 2021, https://arxiv.org/abs/2104.14107, after Su et al., "Pixel-Adaptive Convolutional
-    Neural Networks", CVPR 2019, section 4.1, https://arxiv.org/abs/1904.05373: the guide acts
-    through the upsampler's filters alone. With `fuse`, the head reads its features as well.
+    The architecture is that of joint upsampling in Zhou et al., "Decoupled Dynamic Filter
+    Networks", CVPR 2021, https://arxiv.org/abs/2104.14107, after Su et al., "Pixel-Adaptive
+    Convolutional Neural Networks", CVPR 2019, section 4.1, https://arxiv.org/abs/1904.05373: the
+    guide acts through the upsampler's filters alone. With `fuse`, the head reads its features too.
 
     Args:
-        channels: of the image to be made finer.
+        channels: of x.
         guide_channels: of the guide; None for no guide.
-        filter: one of `list_upsamplers()`. Those in `STATIC` take no notice of a guide.
-        filter_options: what `create_filter` takes besides the channels and the scale.
-        scale: a power of 2, how much finer y is than x: log₂ scale stages.
+        filter: one of `list_upsamplers()`. Those in `STATIC` ignore a guide.
+        filter_options: the arguments of `create_filter` besides the channels and the scale.
+        scale: of y to x, a power of 2: the network has log₂ scale stages.
         width: channels of all features.
         fuse: whether the head reads the guide's features.
 
@@ -135,8 +134,8 @@ class UpsamplingNet(nn.Module):
 
     Raises:
         ValueError: a number out of range, `fuse` without a guide, an option that the network
-            sets itself, or what the filter does not accept; in `forward`, a tensor of the wrong
-            shape. `UnknownNameError`, a ValueError, if there is no such upsampler.
+            sets itself or that the filter refuses; in `forward`, a tensor of the wrong shape.
+            `UnknownNameError`, a ValueError, if there is no such upsampler.
         TypeError: the filter has no such option.
     """
 
@@ -172,18 +171,18 @@ class UpsamplingNet(nn.Module):
         nn.init.zeros_(self.head[-1].bias)
 
     def _make_guide(self, filter: str, width: int) -> GuidePyramid | None:
-        """None where nothing would read it."""
+        """Makes the guide's pyramid; None if no stage and no head reads it."""
         check_positive("guide_channels", self.guide_channels)
         stages = 0 if filter in STATIC else len(self.upsamplers)
         if not stages and not self.fuse:
             return None
-        return GuidePyramid(self.guide_channels, width, stages, _takes_any_guide(filter))
+        return GuidePyramid(self.guide_channels, width, stages, _has_guide_channels(filter))
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         self._check(x, guide)
-        seen, finest = ([], None) if self.guide is None else self.guide(guide)
+        guides, finest = ([], None) if self.guide is None else self.guide(guide)
         y = self.trunk(x)
-        for upsampler, one in zip_longest(self.upsamplers, seen):
+        for upsampler, one in zip_longest(self.upsamplers, guides):
             y = leaky(upsampler(y) if one is None else upsampler(y, one))
         y = self.head(torch.cat([y, finest], 1) if self.fuse else y)
         return interpolate(x, self.scale) + y
@@ -194,7 +193,7 @@ class UpsamplingNet(nn.Module):
             raise ValueError(f"x: expected (B, {self.channels}, H, W), got {tuple(x.shape)}")
         if self.guide_channels is None:
             if guide is not None:
-                raise ValueError("guide: expected None, for the network was made without, got one")
+                raise ValueError("guide: expected None without guide_channels, got one")
             return
         check_tensor("guide", guide)
         height, width = (side * self.scale for side in x.shape[2:])
@@ -204,7 +203,7 @@ class UpsamplingNet(nn.Module):
 
 
 def interpolate(x: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
-    """x (B, C, H, W) on a grid `scale` times as fine, by interpolation alone."""
+    """Resizes x (B, C, H, W) to (B, C, H·scale, W·scale) by interpolation."""
     return Interpolation(mode, scale)(x)
 
 
@@ -215,13 +214,13 @@ def create_upsampler(
     options: Mapping[str, object] | None = None,
     scale: int = 2,
 ) -> nn.Module:
-    """The upsampler called `name`, a module (x, guide) → x on a grid `scale` times as fine.
+    """Creates the upsampler called `name`, a module (x, guide) → y on a grid `scale` times as fine.
 
     A guide has the grid of x. It has as many channels as x, or four times as many for filters
     that have the option `guide_channels`.
 
-    `UnknownNameError`, a ValueError, unless it is one of `list_upsamplers()`; `ValueError` for
-    an option that is given already, or any at all for one that is static.
+    `UnknownNameError`, a ValueError, unless `name` is in `list_upsamplers()`; `ValueError` for
+    options that the network sets itself, or for options of a static upsampler.
     """
     options = dict(options or {})
     if name not in list_upsamplers():
@@ -232,13 +231,13 @@ def create_upsampler(
         if options:
             raise ValueError(f"filter_options: expected none for {name!r}, got {options}")
         return STATIC[name](channels, scale)
-    if guided and _takes_any_guide(name):
+    if guided and _has_guide_channels(name):
         options["guide_channels"] = 4 * channels
     return create_filter(name, channels, scale=scale, **options)
 
 
 def check_scale(scale: int) -> int:
-    """`scale` if it is a power of 2 of at least 2, else `ValueError`."""
+    """Returns `scale` if it is a power of 2 of at least 2, else raises `ValueError`."""
     check_positive("scale", scale)
     if scale < 2 or scale & (scale - 1):
         raise ValueError(f"scale: expected a power of 2 of at least 2, got {scale}")
@@ -246,12 +245,12 @@ def check_scale(scale: int) -> int:
 
 
 def leaky(x: Tensor) -> Tensor:
-    """max(x, LEAK·x)."""
+    """Returns max(x, LEAK·x)."""
     return functional.leaky_relu(x, LEAK)
 
 
-def _takes_any_guide(name: str) -> bool:
-    """Whether the upsampler's guide may have other channels than x."""
+def _has_guide_channels(name: str) -> bool:
+    """Returns whether the upsampler's guide may have other channels than x."""
     return name not in STATIC and "guide_channels" in filter_info(name).options
 
 

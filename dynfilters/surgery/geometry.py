@@ -1,4 +1,4 @@
-"""What a filter in the place of a convolution has to keep, and why some cannot be replaced."""
+"""The geometry that a filter keeps of the convolution it replaces, or why it cannot."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ HOOKS = (
 
 
 class CannotReplaceError(ValueError):
-    """No filter can stand in for a module; the message says why."""
+    """No filter can replace a module; the message says why."""
 
 
 class Geometry(NamedTuple):
-    """What stays the same where a filter takes the place of a convolution.
+    """The arguments of a convolution that the filter in its place keeps.
 
     Attributes:
         in_channels, out_channels: of the feature maps.
-        kernel_size: (kh, kw); the filter's may be given another.
-        stride, dilation: along both axes.
+        kernel_size: (kh, kw); the filter may be given another.
+        stride, dilation: of both axes.
         groups: as in `torch.nn.Conv2d`, for filters that have them.
         bias: whether a bias is added to the output.
     """
@@ -50,23 +50,24 @@ class Geometry(NamedTuple):
 
 
 def filter_types() -> tuple[type[nn.Module], ...]:
-    """The classes whose instances are filters of the zoo, those that a user registered too."""
+    """Returns the classes of all registered filters, a user's own included."""
     return DynamicFilter, *filter_classes()
 
 
 def kernel_size(module: nn.Module) -> tuple[int, int] | None:
-    """(kh, kw) of a convolution or filter; None where the module does not tell."""
+    """Returns (kh, kw) of a convolution or filter; None for other modules."""
     return _pair(getattr(module, "kernel_size", None))
 
 
 def geometry(module: nn.Module) -> Geometry:
-    """The geometry of a convolution or filter. `CannotReplaceError` if no filter can keep it.
+    """Returns the geometry of a module; `CannotReplaceError` if no filter can keep it.
 
-    A filter's grid is that of a convolution padded with dilation·(k//2) zeros. A `torch.nn.Conv2d`
-    says whether that is its own; anything with a `forward` of its own is run on the meta device to
-    see. TensorFlow's asymmetric padding "same" has that grid, with centres up to a pixel apart.
+    A filter has the output grid of a convolution padded with dilation·(k//2) zeros. The padding
+    of a `torch.nn.Conv2d` says whether it has that grid; a module with a `forward` of its own is
+    run on the meta device to find out. TensorFlow's asymmetric padding "same" has the same grid,
+    with centres up to a pixel apart.
     """
-    _check_nothing_is_lost(module)
+    _check_attachments(module)
     channels = {name: getattr(module, name, None) for name in ("in_channels", "out_channels")}
     size = kernel_size(module)
     if size is None or not all(isinstance(value, int) for value in channels.values()):
@@ -79,13 +80,13 @@ def geometry(module: nn.Module) -> Geometry:
     return Geometry(**channels, kernel_size=size, **sizes, groups=groups, bias=_has_bias(module))
 
 
-def _check_nothing_is_lost(module: nn.Module) -> None:
-    """What is attached to a module would silently go with it."""
+def _check_attachments(module: nn.Module) -> None:
+    """Raises `CannotReplaceError` if something attached to the module would be lost with it."""
     if parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)
         raise CannotReplaceError(f"is parametrized ({names}): remove the parametrization first")
     hooks = sum(len(getattr(module, name, ())) for name in HOOKS)
-    if hooks:  # weight_norm, spectral_norm and pruning of old are hooks
+    if hooks:  # the older weight_norm, spectral_norm and pruning are hooks
         raise CannotReplaceError(f"has {hooks} hook(s), which would be lost: remove them first")
     if "forward" in vars(module):
         raise CannotReplaceError("has had its forward replaced, which would be lost")
@@ -135,7 +136,7 @@ def _check_grid(module: nn.Module, stride: int, dilation: int) -> None:
 
 
 def _keeps_grid_when_run(module: nn.Module, stride: int, dilation: int) -> bool:
-    """Whether maps of several heights and widths come out as a filter would give them."""
+    """Returns whether outputs for several heights and widths have the grid of a filter."""
     reach = max(module.kernel_size) * dilation
     for height in range(reach, reach + 2 * stride):
         size = height, height + 1
@@ -149,32 +150,32 @@ def _has_bias(module: nn.Module) -> bool:
     if not isinstance(module, DynamicFilter):
         return getattr(module, "bias", None) is not None
     taps = _try(module, "generate", module.kernel_size)
-    behind = getattr(module, "project", None)
-    return taps.bias is not None or getattr(behind, "bias", None) is not None
+    project = getattr(module, "project", None)
+    return taps.bias is not None or getattr(project, "bias", None) is not None
 
 
 def _try(module: nn.Module, method: str, size: tuple[int, int]) -> Any:
-    """What a method of the module makes of a feature map of that size, on the meta device."""
+    """Calls a method of the module with a feature map of that size, on the meta device."""
     twin = meta_twin(module).eval()
     dtype = next((p.dtype for p in twin.parameters()), None)
     x = torch.empty(2, module.in_channels, *size, device="meta", dtype=dtype)
     try:
         return getattr(twin, method)(x)
-    except Exception as error:  # it may be anybody's code
+    except Exception as error:  # a user's module may raise anything
         raise CannotReplaceError(f"could not be tried alone: {error}") from error
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
-    """A deep copy of `module` whose parameters and buffers are on the meta device.
+    """Copies a module, with its parameters and buffers on the meta device.
 
-    None of the module's own tensors is copied on the way, so that it takes next to no memory.
+    No tensor's memory is copied on the way.
     """
     tensors = [*module.parameters(), *module.buffers()]
-    # A deep copy takes for done what is in the memo.
-    return copy.deepcopy(module, {id(tensor): _without_numbers(tensor) for tensor in tensors})
+    memo = {id(tensor): _meta_like(tensor) for tensor in tensors}  # deepcopy skips these
+    return copy.deepcopy(module, memo)
 
 
-def _without_numbers(tensor: Tensor) -> Tensor:
+def _meta_like(tensor: Tensor) -> Tensor:
     twin = torch.empty_like(tensor, device="meta", requires_grad=False)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(twin, requires_grad=tensor.requires_grad)

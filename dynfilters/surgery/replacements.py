@@ -1,4 +1,4 @@
-"""What `swap_filters` did to a model, what that cost or saved, and how to take it back."""
+"""The result of `swap_filters`: the replacements, their cost, and how to undo them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 class Replacement(NamedTuple):
-    """A module that was replaced, at one of its places.
+    """A module that was replaced, at one of its paths.
 
     Attributes:
-        path: of the place, as `get_submodule` takes it.
-        old, new: what stood there before and what does now.
+        path: for `get_submodule`.
+        old, new: the module there before and now.
     """
 
     path: str
@@ -22,7 +22,7 @@ class Replacement(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A module that was left as it is, and why."""
+    """A module that was not replaced, and why."""
 
     path: str
     module: nn.Module
@@ -30,13 +30,13 @@ class Skipped(NamedTuple):
 
 
 class Replacements(list[Replacement]):
-    """The replacements in the model's order, one for each place; printed, they are a table.
+    """The replacements in the model's order, one per path; printed as a table.
 
     Attributes:
-        model: whose modules they are.
+        model: with the replaced modules.
         filter: the name of the filter.
-        skipped: what the default selection left, and why; empty if `where` was given.
-        dry_run: whether nothing was replaced; the new modules are then on the meta device.
+        skipped: the modules that the default selection left out; empty if `where` was given.
+        dry_run: whether the model was left as it is; the new modules are then on the meta device.
         params_before, params_after: parameters of the whole model.
         macs_before, macs_after: its multiply-accumulates; None unless an input size was given.
     """
@@ -58,15 +58,14 @@ class Replacements(list[Replacement]):
         self.macs_before, self.macs_after = macs
 
     def place(self) -> None:
-        """Puts the new modules in their places."""
+        """Puts the new modules into the model."""
         put(self.model, {one.path: one.new for one in self})
 
     def undo(self) -> None:
-        """Puts the old modules back, as they were, in the new ones' training or evaluation mode.
+        """Puts the old modules back, in the training or evaluation mode of the new ones.
 
-        `RuntimeError` if one of the new modules is not where the swap has put it, because the
-        model was changed since, or undone already, or it was a dry run; the model then stays as
-        it is.
+        `RuntimeError` if one of the new modules is not where the swap has put it: the model was
+        changed since, the swap undone already, or it was a dry run. The model then stays as it is.
         """
         for path, _, new in self:
             if _at(self.model, path) is not new:
@@ -91,15 +90,15 @@ class Replacements(list[Replacement]):
 
 
 def put(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Puts modules at paths that exist, in the order of their parents' other modules."""
+    """Replaces the modules at existing paths, and keeps the order of their parents' modules."""
     for path, module in modules.items():
         parent, _, name = path.rpartition(".")
-        # Not setattr, which a model may have made its own, and which could fail half-way.
+        # A model may override setattr, which could then fail half-way.
         model.get_submodule(parent)._modules[name] = module
 
 
 def describe(module: nn.Module | None) -> str:
-    """A module in one line: its class and what it says of itself."""
+    """Describes a module in one line: its class and its `extra_repr`."""
     return "nothing" if module is None else f"{type(module).__name__}({module.extra_repr()})"
 
 
@@ -111,9 +110,9 @@ def _at(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _count(model: nn.Module, exchanged: Mapping[int, nn.Module]) -> int:
-    """Parameters of `model`, each once, with some of its modules exchanged for others, by id."""
-    found = {id(p): p.numel() for module in _walk(model, exchanged) for p in _own(module)}
-    return sum(found.values())
+    """Counts the parameters of `model`, each once, with some modules, by id, exchanged."""
+    parts = _walk(model, exchanged)
+    return sum({id(p): p.numel() for part in parts for p in _own_parameters(part)}.values())
 
 
 def _walk(module: nn.Module, exchanged: Mapping[int, nn.Module]) -> Iterator[nn.Module]:
@@ -123,7 +122,7 @@ def _walk(module: nn.Module, exchanged: Mapping[int, nn.Module]) -> Iterator[nn.
         yield from _walk(child, exchanged)
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
+def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module._parameters.values() if p is not None]
 
 

@@ -1,4 +1,4 @@
-"""Which modules of a model are chosen to be replaced by a filter."""
+"""Selects the modules of a model that a filter replaces."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Where = str | re.Pattern | Iterable[str] | Callable[[str, nn.Module], bool]
 Types = type | tuple[type, ...]
 Sizes = int | Iterable[int | tuple[int, int]]
 
-# By name: to import them takes long, and some builds of torch lack them.
+# By class name: importing them takes long, and some builds of torch lack them.
 WRAPPERS = {
     "OptimizedModule": "torch.compile",
     "DistributedDataParallel": "DistributedDataParallel",
     "FullyShardedDataParallel": "FullyShardedDataParallel",
 }
-SHOWN = 8  # paths in a message
+SHOWN = 8  # paths in a message, at most
 
 
 class Chosen(NamedTuple):
-    """A module at one of its places in a model; `path` is what `get_submodule` takes."""
+    """A module of a model, and a path to it for `get_submodule`; a shared module has several."""
 
     path: str
     module: nn.Module
@@ -39,14 +39,14 @@ def choose(
     types: Types | None = None,
     sizes: Sizes | None = None,
 ) -> list[Chosen]:
-    """The modules that all three criteria select, see `swap_filters`, in the model's order.
+    """Returns the modules that match all three criteria of `swap_filters`, in the model's order.
 
-    A module that stands in several places is selected at all of them if it is at one. Never
-    selected is what is inside a filter, or inside another selected module.
+    A module with several paths is selected at all of them if one matches. Modules inside a filter
+    or inside another selected module are not selected.
 
     Raises:
-        ValueError: a criterion is of a wrong type, the model is wrapped or compiled, or nothing
-            matches: no module at all, or none a certain glob of several.
+        ValueError: a criterion has a wrong type, the model is wrapped or compiled, no module
+            matches, or none matches one of several globs.
     """
     check_model(model)
     types = _checked_types(types)
@@ -64,7 +64,7 @@ def choose(
 
 
 def check_model(model: nn.Module) -> None:
-    """`ValueError` unless `model` is a module whose parts can be exchanged."""
+    """Raises `ValueError` unless `model` is a module whose submodules can be replaced."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules():
@@ -75,8 +75,8 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(f"model: expected known sizes, but {at} lazy: run the model once")
         if wrapper := WRAPPERS.get(type(module).__name__):
             raise ValueError(
-                f"model: expected one before {wrapper}, but {at} wrapped in it: swap in what is "
-                "inside, then wrap it anew"
+                f"model: expected one before {wrapper}, but {at} wrapped in it: swap in the inner "
+                "module, then wrap it again"
             )
     if isinstance(model, (nn.Conv2d, *filter_types())):
         raise ValueError(
@@ -86,7 +86,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def _outermost(module: nn.Module, types: tuple[type, ...], prefix: str = "") -> Iterator[Chosen]:
-    # Not named_modules(), which leaves out the second place of a shared module.
+    # named_modules() would yield a shared module once only.
     for name, child in module._modules.items():
         if child is None:
             continue
@@ -127,7 +127,7 @@ def _has_size(module: nn.Module, sizes: set[tuple[int, int]] | None) -> bool:
 
 
 def _matching(where: Where | None, found: list[Chosen]) -> Callable[[Chosen], bool]:
-    """`where` as a function. `ValueError` if one of several globs matches nothing of `found`."""
+    """Returns `where` as a function; `ValueError` if one of several globs matches no module."""
     if where is None:
         return lambda one: True
     if isinstance(where, re.Pattern):

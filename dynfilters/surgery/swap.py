@@ -1,4 +1,4 @@
-"""Any filter of the zoo in the place of convolutions of any model."""
+"""Replaces convolutions of any model by any filter of the zoo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEPT = ("in_channels", "out_channels", "stride", "dilation")
 
 
 class ChannelBias(nn.Module):
-    """y[b,c] = x[b,c] + bias[c], the bias zero at first.
+    """y[b,c] = x[b,c] + bias[c], with a bias of zeros at first.
 
     Shapes: x (B, channels, H, W) to the same.
     """
@@ -53,49 +53,49 @@ def swap_filters(
     input_size: Sequence[int] | Sequence[Sequence[int]] | None = None,
     **options: Any,
 ) -> Replacements:
-    """Puts a filter in the place of a model's convolutions, in place, all of them or none.
+    """Replaces convolutions of a model by filters, in place, all of them or none.
 
-    A filter keeps the channels, stride, dilation and kernel size of what it replaces, its groups
-    if the filter has groups of that meaning (others, such as DDF's, are for `options`), its
-    device, dtype, and training or evaluation mode. All other modules and weights stay. The
-    filter's own weights are new and take gradients, even where the old ones were frozen; so an
-    optimizer made before holds parameters that are gone, and has to be made anew.
+    A filter keeps the channels, stride, dilation and kernel size of the convolution, its device,
+    dtype, and training or evaluation mode; and its groups, if the filter's `groups` are those of
+    a convolution (set other groups, such as DDF's, by `options`). All other modules and weights
+    stay. The filter's weights are new and require gradients, even if the old ones were frozen. So
+    make a new optimizer: an older one holds parameters that are no longer in the model.
 
-    A module that stands in several places gets one filter for all of them. Convolutions that
-    share only a weight get a filter, and weights, each.
+    A module at several paths gets one filter for all of them. Convolutions that share only a
+    weight get a filter each.
 
     Args:
         model: any module that contains `torch.nn.Conv2d`s or filters of the zoo. Filters are
             replaced as a whole.
         filter: the name of a registered filter that keeps the grid.
-        where: what to replace, by its path in the model: a glob ("layer3.*"), several (each must
-            match something), a compiled regular expression (searched for), or a function
+        where: selects by path in the model: a glob ("layer3.*"), several (each must match
+            something), a compiled regular expression (searched for), or a function
             (path, module) → bool. None for all but those that read an image (at most 3 channels).
-        types: only modules of this class, or one of a tuple of classes; None for
-            `torch.nn.Conv2d` and filters. Classes of other origin will do if their instances tell
-            in_channels, out_channels, kernel_size and what else differs from their defaults.
+        types: only modules of this class, or of a tuple of classes; None for `torch.nn.Conv2d`
+            and filters. Other classes need the attributes in_channels, out_channels, kernel_size,
+            and those of a convolution that differ from its defaults.
         sizes: only these kernel sizes, such as [3, (1, 7)]; None for all but 1×1.
-        kernel_size: the filter's, odd; None for that of what it replaces.
-        bias: whether one is added to the output; None for where one was. It starts at zero if
-            the filter has none of its own: as `project.bias` of a depth-wise filter, in a
-            sequence with any other.
+        kernel_size: of the filter, odd; None for that of the convolution.
+        bias: whether a bias is added to the output; None for as before. If the filter has no bias
+            of its own, it starts at zero: as `project.bias` of a depth-wise filter, in a sequence
+            with any other.
         dry_run: leaves the model as it is; the result has the new modules on the meta device.
         input_size: the shape of the model's input, (B, C, H, W), or several for several inputs,
             to count multiply-accumulates. The model runs on the meta device for it.
-        options: the filter's own, `activation` among them, see `create_filter`.
+        options: of the filter, `activation` among them, see `create_filter`.
 
     Returns:
         The replacements, with the change in parameters and MACs, and `undo()`.
 
-    Where a filter cannot keep the grid (padding other than dilation·(k//2) zeros, two strides,
-    an even kernel, upsampling), or something attached to a convolution would be lost (hooks,
-    parametrizations, submodules of a subclass), or the filter refuses its channels, then what
-    `where` names is an error, and with `where` None it is left, and listed in `.skipped`.
+    Some convolutions cannot be replaced: a filter cannot keep their grid (padding other than
+    dilation·(k//2) zeros, two strides, an even kernel, upsampling), something attached to them
+    would be lost (hooks, parametrizations, submodules of a subclass), or the filter refuses their
+    channels. With `where`, these are an error; without, they are left and listed in `.skipped`.
 
     Raises:
-        UnknownNameError: no such filter; the closest are named.
-        ValueError: nothing to replace; something named cannot be, every path is listed with its
-            reason; an argument is of a wrong kind. The model is as it was.
+        UnknownNameError: no such filter; the message names the closest.
+        ValueError: there is nothing to replace; a module that `where` selects cannot be replaced
+            (the message lists paths and reasons); or an argument is wrong. The model is unchanged.
         TypeError: the filter has no such option.
 
     >>> import dynfilters
@@ -133,7 +133,7 @@ def _check(
 
 
 def _inputs(model: nn.Module, size: Sequence | None) -> list[Tensor] | None:
-    """Inputs of the given size or sizes, on the meta device, in the model's dtype."""
+    """Makes inputs of the given size or sizes, on the meta device, in the model's dtype."""
     if size is None:
         return None
     several = isinstance(size, Sequence) and all(isinstance(one, Sequence) for one in size)
@@ -148,7 +148,7 @@ def _inputs(model: nn.Module, size: Sequence | None) -> list[Tensor] | None:
 def _make_all(
     chosen: list[Chosen], make: Callable[[nn.Module], nn.Module], stems: bool
 ) -> tuple[dict[nn.Module, nn.Module], dict[nn.Module, str]]:
-    """A filter for each module that can have one, and for each other one why not."""
+    """Makes a filter for each module; returns the filters, and why other modules have none."""
     made, reasons = {}, {}
     for module in dict.fromkeys(one.module for one in chosen):
         try:
@@ -156,7 +156,7 @@ def _make_all(
             if not stems and isinstance(channels, int) and channels <= IMAGE_CHANNELS:
                 raise CannotReplaceError(f"reads {channels} channel(s), as an image has")
             made[module] = make(module)
-        except UnknownNameError:  # of an activation, which is wrong for all of them
+        except UnknownNameError:  # an activation's, wrong for all modules
             raise
         except ValueError as error:
             reasons[module] = str(error)
@@ -171,7 +171,7 @@ def _filter_for(
     options: Mapping[str, object],
     meta: bool,
 ) -> nn.Module:
-    """The filter that is to stand where `old` does. `ValueError` if there can be none."""
+    """Makes the filter that replaces `old`; `ValueError` if it cannot be replaced."""
     kept, info, options = geometry(old), filter_info(filter), dict(options)
     size = kept.kernel_size if kernel_size is None else kernel_size
     biased = kept.bias if bias is None else bias
@@ -196,7 +196,7 @@ def _filter_for(
 
 
 def _with_bias(layer: nn.Module, channels: int) -> nn.Module:
-    """A filter that has no bias of its own, with one added behind."""
+    """Adds a bias after a filter that has none of its own."""
     if not isinstance(layer, DepthwiseFilter):
         return nn.Sequential(OrderedDict(filter=layer, bias=ChannelBias(channels)))
     if isinstance(layer.project, nn.Conv2d):
@@ -207,13 +207,13 @@ def _with_bias(layer: nn.Module, channels: int) -> nn.Module:
 
 
 def _macs(model: nn.Module, replaced: list[Replacement], inputs: list[Tensor]) -> tuple[int, int]:
-    """Multiply-accumulates before and after, of a copy on the meta device."""
+    """Counts multiply-accumulates before and after, of a copy on the meta device."""
     twin = meta_twin(model)
     try:
         before = count_macs(twin, *inputs)
         put(twin, {one.path: meta_twin(one.new) for one in replaced})
         return before, count_macs(twin, *inputs)
-    except Exception as error:  # it is somebody else's code that runs
+    except Exception as error:  # a user's model may raise anything
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(
             f"input_size: expected one that the model takes, on the meta device; with {shapes}: "

@@ -1,4 +1,4 @@
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "backward_planar.h"
 #include "flat.h"
 #include "select.h"

@@ -1,4 +1,4 @@
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "flat.h"
 #include "forward_planar.h"
 #include "select.h"

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "activate.h"
 #include "select.h"
 

@@ -1,6 +1,6 @@
 // The innermost kernels for the gradients of taps, with vectors along the channels as in pixels.h.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "lines.h"
 
 namespace dynfilters::cpu {

@@ -1,4 +1,4 @@
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "backward_pixels.h"
 #include "select.h"
 #include "transposed.h"

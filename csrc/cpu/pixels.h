@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../combine.h"
+#include "../filter2d.h"
 #include "tap_lines.h"
 
 namespace dynfilters::cpu {

@@ -2,7 +2,7 @@
 // taps a pass, because that many partner addresses and channel taps fit in registers; all passes
 // over a tile stay in L1.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "plan.h"
 
 namespace dynfilters::cpu {

@@ -4,11 +4,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "../filter2d.h"
 #include "simd.h"
 
 namespace dynfilters::cpu {
-
-enum class Storage : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
 // rows × cols elements, the strides in elements; the dense side has its columns side by side.
 template <class A>

@@ -1,6 +1,6 @@
 // Which kernels run backward.
 #pragma once
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "direct_backward.cuh"
 #include "limits.cuh"
 #include "paths.cuh"

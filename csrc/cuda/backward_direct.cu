@@ -1,5 +1,5 @@
 // A unit of its own, so that compilers can share the work.
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "direct_backward.cuh"
 #include "paths.cuh"
 

@@ -7,7 +7,7 @@
 // of a warp by a butterfly, then warps, then tiles in order (the same second kernel). The cut into
 // these depends on the problem alone: deterministic. Every element is written once.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "generic_launch.cuh"
 #include "reduce.cuh"
 

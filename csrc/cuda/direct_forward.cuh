@@ -5,7 +5,7 @@
 // Accumulation: float32, taps in row-major order, whatever the cut into blocks: deterministic.
 // Every output is written once.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "storage.cuh"
 #include "work.cuh"
 

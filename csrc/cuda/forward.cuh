@@ -1,6 +1,6 @@
 // Which kernel runs forward.
 #pragma once
-#include "../dispatch.h"
+#include "../filter2d.h"
 #include "direct_forward.cuh"
 #include "generic_launch.cuh"
 #include "limits.cuh"

@@ -7,7 +7,7 @@
 // each warp, then the warps in their order. All sums have one order whatever the device: results
 // are deterministic. Every element is written once; nothing is read from what a kernel writes.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "grid.cuh"
 #include "raw_taps.cuh"
 #include "targets.cuh"

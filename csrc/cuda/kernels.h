@@ -9,8 +9,6 @@
 
 namespace dynfilters::cuda {
 
-enum class Storage : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16 };
-
 // A gradient whose pointer is null is not wanted.
 struct Operands {
   const void *x, *spatial, *channel;

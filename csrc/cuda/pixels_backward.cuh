@@ -8,7 +8,7 @@
 // tile in order, then slots, then tiles in order (a second kernel). The cut depends on the problem
 // alone: deterministic. Every element is written once.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "generic_launch.cuh"
 #include "pixels.cuh"
 

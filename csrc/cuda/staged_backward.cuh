@@ -4,7 +4,7 @@
 // Accumulation and determinism: as in direct_backward.cuh, but that a thread adds what its four
 // pixels give to grad channel first, in their order.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "generic_launch.cuh"
 #include "reduce.cuh"
 #include "staged.cuh"

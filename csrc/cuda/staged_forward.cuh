@@ -4,7 +4,7 @@
 // Accumulation: float32, taps in row-major order, whatever the cut into blocks: deterministic.
 // Every output is written once.
 #pragma once
-#include "../combine.h"
+#include "../filter2d.h"
 #include "staged.cuh"
 #include "storage.cuh"
 

@@ -18,7 +18,7 @@ OUTPUTS = ["logits", "mean", "hidden", "taps"]
 
 
 class GenerateParams(ctypes.Structure):
-    """csrc/cuda/generate.h."""
+    """csrc/generate.h."""
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
@@ -27,7 +27,7 @@ class GenerateParams(ctypes.Structure):
 
 
 class GenerateOperands(ctypes.Structure):
-    """csrc/cuda/generate.h."""
+    """csrc/generate.h."""
 
     _fields_ = tuple((name, ctypes.c_void_p) for name in (*INPUTS, *OUTPUTS, "partial"))
 

@@ -1,4 +1,4 @@
-#include "pool_project.h"
+#include "generate.h"
 
 #include <algorithm>
 #include <vector>
@@ -10,21 +10,24 @@ namespace dynfilters::cpu {
 
 namespace {
 
+// ---- logits and mean, in one pass over x ----
+
 constexpr int64_t kOutputs = 9;                    // at a time, in registers: the taps of a 3×3 filter
 constexpr int64_t kChannels = 16;                  // planes read side by side: whole vectors of any type
 constexpr int kStep = kVectorBytes == 64 ? 2 : 1;  // vectors, or pixels, at a time: by the registers there are
 constexpr int64_t kTile = 256, kSumBytes = 64 * 1024;
 
-int64_t tile_size(const PoolProject& p) {
+int64_t tile_size(const GenerateParams& p) {
   const int64_t fits = kSumBytes / (round_up(p.outputs, kOutputs) * 8);
   return std::clamp<int64_t>(fits / 16 * 16, 16, kTile);
 }
 
-// What a thread works with. Padding is of zeros, so that it adds nothing.
+// The buffers of a thread. Padding is of zeros, so that it adds nothing.
 template <class A>
-struct Scratch {
+struct PoolScratch {
   static constexpr int64_t lanes = kLanes<A>;
-  const PoolProject& p;
+  const GenerateParams& p;
+  const GenerateOperands& o;
   const Access<A>& access;
   int64_t outputs, channels, pitch;
   std::vector<A> weight;  // (outputs/9, channels, 9), or (outputs, channels) for pixels
@@ -33,8 +36,9 @@ struct Scratch {
   std::vector<A> rows;    // (16, pitch), or (lanes, channels) for pixels
   std::vector<A> sums;    // (2, 16, lanes), or (2, channels) for pixels; the second one is not used
 
-  Scratch(const PoolProject& params, const Access<A>& how)
+  PoolScratch(const GenerateParams& params, const GenerateOperands& operands, const Access<A>& how)
       : p(params),
+        o(operands),
         access(how),
         outputs(round_up(p.outputs, kOutputs)),
         channels(round_up(p.channels, p.pixels ? lanes : kChannels)),
@@ -44,11 +48,11 @@ struct Scratch {
         logits(outputs * pitch),
         rows(p.pixels ? lanes * channels : kChannels * pitch),
         sums(2 * (p.pixels ? channels : kChannels * lanes)) {
-    if (p.bias) access.read(p.bias, 1, 0, p.outputs, 1, bias.data(), 0);
-    access.read(p.weight, p.outputs, p.channels, p.channels, 1, weight.data(), channels);
+    if (o.bias) access.read(o.bias, 1, 0, p.outputs, 1, bias.data(), 0);
+    access.read(o.weight, p.outputs, p.channels, p.channels, 1, weight.data(), channels);
     if (!p.pixels) interleave();
   }
-  const void* at(int64_t offset) const { return static_cast<const char*>(p.x) + offset * access.bytes; }
+  const void* at(int64_t offset) const { return static_cast<const char*>(o.x) + offset * access.bytes; }
   bool in_place() const { return access.bytes == int64_t(sizeof(A)); }
   // All ones in the lanes from `first` on.
   Mask<A> from_lane(int64_t first) const {
@@ -94,7 +98,7 @@ void add_planes(const A* x, int64_t pitch, const int64_t* at, const Mask<A>& cou
 
 // The same for `count` positions, at least a vector: the last vector overlaps the one before.
 template <class A>
-void add_planes(Scratch<A>& s, const A* x, int64_t pitch, int64_t count, int64_t c) {
+void add_planes(PoolScratch<A>& s, const A* x, int64_t pitch, int64_t count, int64_t c) {
   constexpr int64_t lanes = kLanes<A>;
   std::fill(s.sums.begin(), s.sums.end(), A(0));
   for (int64_t o = 0; o < s.outputs; o += kOutputs) {
@@ -114,7 +118,7 @@ void add_planes(Scratch<A>& s, const A* x, int64_t pitch, int64_t count, int64_t
 
 // Of the first `some` of the planes just added.
 template <class A>
-void store_sums(const Scratch<A>& s, int64_t some, A* to) {
+void store_sums(const PoolScratch<A>& s, int64_t some, A* to) {
   constexpr int64_t lanes = kLanes<A>;
   A sums[kChannels];
   for (int64_t i = 0; i < kChannels; i += lanes) {
@@ -127,9 +131,9 @@ void store_sums(const Scratch<A>& s, int64_t some, A* to) {
 
 // A tile of `count` positions from `first` of sample b.
 template <class A>
-void tile_of_planes(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
+void tile_of_planes(PoolScratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
   constexpr int64_t lanes = kLanes<A>;
-  const PoolProject& p = s.p;
+  const GenerateParams& p = s.p;
   const int64_t span = std::max(count, lanes);
   for (int64_t o = 0; o < s.outputs; ++o) std::fill_n(s.logits.data() + o * s.pitch, s.pitch, s.bias[o]);
   for (int64_t c = 0; c < p.channels; c += kChannels) {
@@ -148,7 +152,7 @@ void tile_of_planes(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* p
     A* row = s.logits.data() + o * s.pitch;
     store(row + span - lanes, load(row + round_up(span, lanes) - lanes));
   }
-  void* to = static_cast<char*>(p.logits) + (b * p.outputs * p.positions + first) * s.access.bytes;
+  void* to = static_cast<char*>(s.o.logits) + (b * p.outputs * p.positions + first) * s.access.bytes;
   s.access.write(s.logits.data(), s.pitch, p.outputs, count, to, p.positions, 1);
 }
 
@@ -174,7 +178,7 @@ void dot_pixels(const A* x, const A* weight, int64_t channels, Vector<A>* dots, 
 
 // 9 outputs, from `o` on, at up to `lanes` pixels.
 template <class A>
-void group_of_pixels(Scratch<A>& s, const A* x, int64_t count, int64_t o, A* logits) {
+void group_of_pixels(PoolScratch<A>& s, const A* x, int64_t count, int64_t o, A* logits) {
   constexpr int64_t lanes = kLanes<A>;
   Vector<A> dots[kOutputs * lanes] = {};
   const A* weight = s.weight.data() + o * s.channels;
@@ -186,9 +190,9 @@ void group_of_pixels(Scratch<A>& s, const A* x, int64_t count, int64_t o, A* log
 }
 
 template <class A>
-void tile_of_pixels(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
+void tile_of_pixels(PoolScratch<A>& s, int64_t b, int64_t first, int64_t count, A* partial) {
   constexpr int64_t lanes = kLanes<A>;
-  const PoolProject& p = s.p;
+  const GenerateParams& p = s.p;
   const bool in_place = s.in_place() && s.channels == p.channels;
   std::fill(s.sums.begin(), s.sums.end(), A(0));
   for (int64_t j = 0; j < count; j += lanes) {
@@ -199,45 +203,142 @@ void tile_of_pixels(Scratch<A>& s, int64_t b, int64_t first, int64_t count, A* p
     for (int64_t o = 0; o < s.outputs; o += kOutputs) group_of_pixels(s, x, some, o, s.logits.data() + o * s.pitch + j);
   }
   std::copy_n(s.sums.begin(), p.channels, partial);
-  void* to = static_cast<char*>(p.logits) + (b * p.positions + first) * p.outputs * s.access.bytes;
+  void* to = static_cast<char*>(s.o.logits) + (b * p.positions + first) * p.outputs * s.access.bytes;
   s.access.write(s.logits.data(), s.pitch, p.outputs, count, to, 1, p.outputs);
 }
 
 template <class A>
-void run(const PoolProject& p, const Access<A>& access, int64_t begin, int64_t end) {
-  Scratch<A> scratch(p, access);
+void run_tiles(const GenerateParams& p, const GenerateOperands& o, const Access<A>& access, int64_t begin,
+               int64_t end) {
+  PoolScratch<A> scratch(p, o, access);
   const int64_t tiles = tiles_of(p), size = tile_size(p);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t first = task % tiles * size, count = std::min(size, p.positions - first);
-    A* partial = static_cast<A*>(p.partial) + task * p.channels;
+    A* partial = static_cast<A*>(o.partial) + task * p.channels;
     (p.pixels ? tile_of_pixels<A> : tile_of_planes<A>)(scratch, task / tiles, first, count, partial);
   }
 }
 
 template <class A>
-void reduce(const PoolProject& p, const Access<A>& access, int64_t begin, int64_t end) {
+void reduce_mean(const GenerateParams& p, const GenerateOperands& o, const Access<A>& access, int64_t begin,
+                 int64_t end) {
   const int64_t tiles = tiles_of(p);
   std::vector<A> total(p.channels);
   for (int64_t b = begin; b < end; ++b) {
     std::fill(total.begin(), total.end(), A(0));
-    const A* from = static_cast<const A*>(p.partial) + b * tiles * p.channels;
+    const A* from = static_cast<const A*>(o.partial) + b * tiles * p.channels;
     for (int64_t t = 0; t < tiles; ++t)
       for (int64_t c = 0; c < p.channels; ++c) total[c] += *from++;
     for (A& value : total) value /= A(p.positions);
-    access.write(total.data(), 0, 1, p.channels, static_cast<char*>(p.mean) + b * p.channels * access.bytes, 0, 1);
+    access.write(total.data(), 0, 1, p.channels, static_cast<char*>(o.mean) + b * p.channels * access.bytes, 0, 1);
+  }
+}
+
+// ---- fully connected layers ----
+
+constexpr int64_t kBlock = FullyConnected::kBlock;
+constexpr int kSamples = kVectorBytes == 64 ? 8 : 4;  // at a time, by the registers there are
+
+// The buffers of a thread.
+template <class A>
+struct LayerScratch {
+  const FullyConnected& p;
+  const Access<A>& access;
+  const int64_t pitch;
+  std::vector<A> x;       // (batch, pitch)
+  std::vector<A> rows;    // (kBlock, pitch): the weight, as it is
+  std::vector<A> weight;  // (pitch, kBlock)
+  std::vector<A> bias;    // (kBlock)
+  std::vector<A> y;       // (batch, kBlock)
+
+  LayerScratch(const FullyConnected& params, const Access<A>& how)
+      : p(params),
+        access(how),
+        pitch(round_up(p.inputs, kLanes<A>)),
+        x(p.batch * pitch),
+        rows(kBlock * pitch),
+        weight(pitch * kBlock),
+        bias(kBlock),
+        y(p.batch * kBlock) {
+    access.read(p.x, p.batch, p.inputs, p.inputs, 1, x.data(), pitch);
+  }
+  // The outputs [first, first + some) of the weight and the bias.
+  void load_block(int64_t first, int64_t some) {
+    constexpr int lanes = kLanes<A>;
+    access.read(at(p.weight, first * p.inputs), some, p.inputs, p.inputs, 1, rows.data(), pitch);
+    if (p.bias) access.read(at(p.bias, first), 1, 0, some, 1, bias.data(), 0);
+    Vector<A> v[lanes];
+    for (int64_t o = 0; o < kBlock; o += lanes)
+      for (int64_t i = 0; i < pitch; i += lanes) {
+#pragma GCC unroll 16
+        for (int j = 0; j < lanes; ++j) v[j] = load(rows.data() + (o + j) * pitch + i);
+        transpose<A>(v);
+#pragma GCC unroll 16
+        for (int j = 0; j < lanes; ++j) store(weight.data() + (i + j) * kBlock + o, v[j]);
+      }
+  }
+
+ private:
+  const void* at(const void* base, int64_t offset) const {
+    return static_cast<const char*>(base) + offset * access.bytes;
+  }
+};
+
+// Two vectors of outputs, from the o-th of the block on, of kCount samples from the b-th on.
+template <int kCount, class A>
+void multiply(LayerScratch<A>& s, int64_t b, int64_t o) {
+  constexpr int64_t lanes = kLanes<A>;
+  Vector<A> sums[kCount][2];
+#pragma GCC unroll 8
+  for (auto& sum : sums) sum[0] = load(s.bias.data() + o), sum[1] = load(s.bias.data() + o + lanes);
+  const A *x = s.x.data() + b * s.pitch, *weight = s.weight.data() + o;
+  for (int64_t i = 0; i < s.p.inputs; ++i, weight += kBlock) {
+    const Vector<A> first = load(weight), second = load(weight + lanes);
+#pragma GCC unroll 8
+    for (int j = 0; j < kCount; ++j) {
+      sums[j][0] += first * x[j * s.pitch + i];
+      sums[j][1] += second * x[j * s.pitch + i];
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kCount; ++j)
+    for (int h = 0; h < 2; ++h) {
+      Vector<A> sum = sums[j][h];
+      if (s.p.relu) sum = sum < 0 ? Vector<A>{} : sum;  // NaN stays
+      store(s.y.data() + (b + j) * kBlock + o + h * lanes, sum);
+    }
+}
+
+template <class A>
+void run_layer(const FullyConnected& p, const Access<A>& access, int64_t begin, int64_t end) {
+  LayerScratch<A> s(p, access);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * kBlock, some = std::min(kBlock, p.outputs - first);
+    s.load_block(first, some);
+    for (int64_t o = 0; o < kBlock; o += 2 * kLanes<A>) {
+      int64_t b = 0;
+      for (; b + kSamples <= p.batch; b += kSamples) multiply<kSamples>(s, b, o);
+      for (; b < p.batch; ++b) multiply<1>(s, b, o);
+    }
+    access.write(s.y.data(), kBlock, p.batch, some, static_cast<char*>(p.y) + first * access.bytes, p.outputs, 1);
   }
 }
 
 }  // namespace
 
-int64_t tiles_of(const PoolProject& p) { return (p.positions + tile_size(p) - 1) / tile_size(p); }
+int64_t tiles_of(const GenerateParams& p) { return (p.positions + tile_size(p) - 1) / tile_size(p); }
 
-void pool_project(const PoolProject& p, Storage storage, int64_t begin, int64_t end) {
-  with_access(storage, [&](auto access) { run<typename decltype(access)::type>(p, access, begin, end); });
+void pool_project(const GenerateParams& p, const GenerateOperands& o, Storage storage, int64_t begin, int64_t end) {
+  with_access(storage, [&](auto access) { run_tiles<typename decltype(access)::type>(p, o, access, begin, end); });
 }
 
-void pool_project_mean(const PoolProject& p, Storage storage, int64_t begin, int64_t end) {
-  with_access(storage, [&](auto access) { reduce<typename decltype(access)::type>(p, access, begin, end); });
+void pool_project_mean(const GenerateParams& p, const GenerateOperands& o, Storage storage, int64_t begin,
+                       int64_t end) {
+  with_access(storage, [&](auto access) { reduce_mean<typename decltype(access)::type>(p, o, access, begin, end); });
+}
+
+void fully_connected(const FullyConnected& p, Storage storage, int64_t begin, int64_t end) {
+  with_access(storage, [&](auto access) { run_layer<typename decltype(access)::type>(p, access, begin, end); });
 }
 
 }  // namespace dynfilters::cpu

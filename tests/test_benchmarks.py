@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from toolbox import PATIENCE
 
 from benchmarks import (
     candidates,
@@ -300,7 +301,7 @@ def test_command_writes_both_files(tmp_path):
         env=os.environ | {"DYNFILTERS_BACKEND": "reference"},  # nothing to compile
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     markdown, json_file = sorted((tmp_path / "new").iterdir(), reverse=True)
@@ -521,7 +522,7 @@ sys.exit(pytest.main(["--collect-only", "-m", "cuda", "-p", "no:cacheprovider", 
         env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # Hydra's, for one
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     # 5: all imported, and without a GPU nothing to run.
     assert done.returncode in (0, 5), done.stdout[-2000:] + done.stderr[-2000:]

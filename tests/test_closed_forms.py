@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from combinations import pairwise
+from toolbox import PATIENCE
 
 import dynfilters
 from dynfilters.diagnostics import (
@@ -123,7 +124,7 @@ def test_the_reference_keeps_the_same() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     *figures, backend = done.stdout.split()
     assert backend == "reference"

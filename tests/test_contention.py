@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from toolbox import PATIENCE
 from torch import Tensor, nn
 
 import dynfilters
@@ -121,7 +122,7 @@ def test_a_child_forked_after_the_op_ran_computes_too() -> None:
     if not child:
         torch.set_num_threads(1)  # as DataLoader does
         os._exit(0 if same(work(), expected) else 3)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not (done := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
             os.kill(child, signal.SIGKILL)
@@ -150,6 +151,6 @@ class Filtered(torch.utils.data.Dataset):
 def test_workers_of_a_data_loader_filter_too(method: str) -> None:
     items = Filtered(dynfilters.DDF(8).eval())
     expected = torch.stack([items[i] for i in range(len(items))])
-    options = {"num_workers": 2, "multiprocessing_context": method, "timeout": 90}
+    options = {"num_workers": 2, "multiprocessing_context": method, "timeout": PATIENCE}
     loader = torch.utils.data.DataLoader(items, batch_size=2, **options)
     torch.testing.assert_close(torch.cat(list(loader)), expected, rtol=1e-6, atol=1e-6)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toolbox import PATIENCE
 from torch import Tensor, nn
 
 import dynfilters
@@ -40,7 +41,11 @@ def _fresh(path: Path, x: Tensor, kind: str, first: str) -> subprocess.Completed
     code = SCRIPT.format(first=first, load=LOAD[kind])
     files = map(str, (path, path.with_suffix(".x"), path.with_suffix(".y")))
     return subprocess.run(
-        [sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code, *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
 
 

@@ -15,6 +15,7 @@ from fuzz.properties import OPS
 from fuzz.property import Property, draws, from_plain, to_plain
 from fuzz.worker import Journal, run_batch
 from hypothesis import strategies as st
+from toolbox import PATIENCE
 
 pytestmark = pytest.mark.full
 
@@ -55,7 +56,7 @@ def fuzz(folder: Path, *arguments: str) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE,
     )
     return done.returncode, done.stdout + done.stderr
 

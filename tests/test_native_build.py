@@ -130,8 +130,8 @@ def test_a_compiler_that_fails_is_quoted(fake_compiler, tmp_path, monkeypatch) -
 def test_a_compiler_that_hangs_is_stopped_with_its_children(fake_compiler, tmp_path, monkeypatch):
     tick = tmp_path / "tick"
     monkeypatch.setenv("FAKE_DO", f"sh -c 'while :; do echo >> {tick}; sleep 0.02; done'")
-    monkeypatch.setenv("DYNFILTERS_BUILD_TIMEOUT", "0.5")
-    with pytest.raises(BuildError, match=r"g\+\+ was stopped after 0.5 s"):
+    monkeypatch.setenv("DYNFILTERS_BUILD_TIMEOUT", "2")
+    with pytest.raises(BuildError, match=r"g\+\+ was stopped after 2 s"):
         build.find_or_build("cpu")
     assert left_in(tmp_path / "cache") == [".lock"]
     ticks = tick.read_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_native import lay_out, operands
+from toolbox import PATIENCE
 from torch import Tensor
 
 from benchmarks import memory
@@ -52,7 +53,7 @@ def child_measures(*keys: tuple[str, str]) -> dict[tuple[str, str, str], int]:
         input=json.dumps(keys),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         env={**os.environ, **memory.MALLOC, "PYTHONPATH": paths},
         check=False,
     )

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from toolbox import PATIENCE
 
 pytestmark = pytest.mark.full
 
@@ -57,7 +58,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(program: Path, count: int, threads: int) -> list[list[str]]:
     """For each thread what it printed of its tasks."""
     printed = subprocess.run(
-        [program, str(count), str(threads)], capture_output=True, text=True, check=True, timeout=60
+        [program, str(count), str(threads)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     ).stdout
     return [line.split() for line in printed.splitlines()]
 

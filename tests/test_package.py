@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from toolbox import PATIENCE
 
 from dynfilters.native import toolchain
 
@@ -32,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, copy / name)
     program = "from setuptools import build_meta as b; print(b.build_wheel('.'))"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = copy.glob("*.whl")
@@ -51,7 +52,7 @@ def test_the_sources_of_the_kernels_are_in_the_wheel(wheel: Path, tmp_path: Path
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     expected = [str(tmp_path / "dynfilters" / "csrc"), *map(toolchain.recipe, ("cpu", "cuda"))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_integrations import NAMES
+from toolbox import PATIENCE
 
 from dynfilters.experiments.site import integrations
 from dynfilters.experiments.site.readme import README, filter_table, replace_section
@@ -58,7 +59,7 @@ def test_hydra_snippet_makes_a_filter(tmp_path: Path) -> None:
         "main()\n"
     )
     command = [sys.executable, "app.py", "filter=involution", f"hydra.run.dir={tmp_path}/out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["Involution"]
 

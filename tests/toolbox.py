@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+PATIENCE = 600  # seconds until a process is taken for hanging: most of a busy machine's may be ours
+
 # Answers as a compiler does. Then logs its process and arguments, runs $FAKE_DO, and "links" by
 # copying $FAKE_LIBRARY.
 _COMPILER = """#!/bin/sh
@@ -137,4 +139,4 @@ class Processes:
     def close(self) -> None:
         self.server.stdin.close()
         self.server.stdout.close()
-        self.server.wait(timeout=60)
+        self.server.wait(timeout=PATIENCE)

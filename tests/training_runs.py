@@ -17,6 +17,7 @@ import webdataset
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from sweeps import ROOT
+from toolbox import PATIENCE
 
 from dynfilters.experiments import train
 from dynfilters.experiments.engine.checkpoint import LAST, read_own
@@ -110,7 +111,7 @@ def start_train(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         start_new_session=True,  # what is sent to its process group is not for the tests
     )
 

@@ -48,7 +48,7 @@ def build(name: str, units: list[Path], cache: Path = CACHE) -> Path:
     commands = {_object(unit, cache, compiler): unit for unit in (*MACHINE, *units)}
     key = hashlib.sha256(" ".join(sorted(o.name for o in commands)).encode()).hexdigest()[:16]
     library = cache / f"{name}_{key}.so"
-    with FileLock(cache / "lock", timeout=600):
+    with FileLock(cache / "lock", timeout=3600):
         if not library.exists():
             _compile_all(compiler, {o: u for o, u in commands.items() if not o.exists()})
             _link(compiler, list(commands), library)

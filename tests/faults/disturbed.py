@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sweeps import ROOT, TINY, run_main
+from toolbox import PATIENCE
 
 from dynfilters.experiments.results import RESULT
 from dynfilters.experiments.sweep import callback, job
@@ -18,7 +19,6 @@ from dynfilters.experiments.sweep import callback, job
 HERE = Path(__file__).resolve().parent
 SWEEP = ("-m", *TINY, "measure.seconds=0", "filter=dwconv,conv", "activation=paper", "seed=0,1")
 JOBS = 4
-TIMEOUT = 120
 FILLER = "filler"
 
 
@@ -39,12 +39,12 @@ def start(
     if at_once:  # no pipes, which its orphans would keep open
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, **how, **quiet)
-    return subprocess.run(command, **how, capture_output=True, text=True, timeout=TIMEOUT)
+    return subprocess.run(command, **how, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def wait_for(path: Path) -> None:
     """Until the file is there."""
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < end, f"{path} has not come"
         time.sleep(0.05)

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from disturbed import JOBS, TIMEOUT, finished, goes_on, leftovers, start, wait_for
+from disturbed import JOBS, PATIENCE, finished, goes_on, leftovers, start, wait_for
 
 pytestmark = pytest.mark.full
 
@@ -50,7 +50,7 @@ def test_sigkill_of_the_parent_of_joblib_workers(tmp_path, undisturbed, monkeypa
     parent = start(sweep, "hang:1", "launcher=joblib", at_once=True)
     wait_for(sweep / "hanging")
     os.kill(parent.pid, signal.SIGKILL)
-    parent.wait(TIMEOUT)
+    parent.wait(PATIENCE)
     assert not finished(sweep)
     (sweep / "go").touch()
     try:

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from disturbed import SWEEP, TIMEOUT, finished, goes_on, start, table, wait_for
+from disturbed import PATIENCE, SWEEP, finished, goes_on, start, table, wait_for
 from sweeps import run_main
 
 from dynfilters.experiments.files import locked
@@ -32,7 +32,7 @@ def test_the_second_sweep_stops_before_its_first_job(
     build_report(sweep)  # on what is there: that may be done meanwhile
     assert len(table(sweep)) == len(before) == 1
     (sweep / "go").touch()
-    assert first.wait(TIMEOUT) == 0
+    assert first.wait(PATIENCE) == 0
     goes_on(monkeypatch, sweep, undisturbed, done=4)
 
 
@@ -41,7 +41,7 @@ def test_a_dead_sweep_holds_no_lock(tmp_path, undisturbed, monkeypatch) -> None:
     first = start(sweep, "hang:2", at_once=True)
     wait_for(sweep / "hanging")
     first.send_signal(signal.SIGKILL)
-    first.wait(TIMEOUT)
+    first.wait(PATIENCE)
     assert "process" in (sweep / ".lock").read_text()
     goes_on(monkeypatch, sweep, undisturbed, done=1)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sweeps import pair, result
+from toolbox import PATIENCE
 
 from dynfilters.experiments import report
 from dynfilters.experiments.reporting import index, tables
@@ -156,7 +157,7 @@ def test_latex_shows_attacks_as_text(sweep: Path, tmp_path: Path) -> None:
         body = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}"
         (tmp_path / "a.tex").write_text(f"{body}\n{text}\n\\end{{document}}\n", encoding="utf-8")
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
 
 

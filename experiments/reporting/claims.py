@@ -40,8 +40,8 @@ VERDICTS = {
     "unmeasured": "not measured",
 }
 STATEMENT = (
-    "Sigmoid starves the filter-generating branch of gradient, filter normalization feeds it, "
-    "and is more accurate for it"
+    "Sigmoid starves the filter-generating branch of gradient; filter normalization feeds it and "
+    "is therefore more accurate"
 )
 NOTE = (
     "Ratios are filter normalization over sigmoid, of medians over training steps: geometric "

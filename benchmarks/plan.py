@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +41,7 @@ GPU = {
         "bf16": ("per_sample", "grouped"),
     },
 }
+UNNEEDED = 4  # rank from which on no target depends on a setting
 # These take up to a hundred times as long as the op: on a CPU their forward pass has to do.
 SLOW = ("unfold", "reference")
 SLOW_ABOVE = {"conv": 14}
@@ -48,14 +50,35 @@ COMPILED_LAYOUT = "nchw"
 UNFOLDED_GRID = 112
 
 
+# On a CPU these take most of the time: each races on its own, after all others, against those that
+# it is compared with.
+LAST = {
+    "unfold": ("op", "dwconv"),
+    "conv": ("op", "dwconv", "module"),
+    "compile": ("op", "dwconv"),
+}
+
+
 @dataclass(frozen=True)
 class Setting:
-    """Candidates that race against each other on the same values."""
+    """Candidates that race against each other on the same values.
+
+    Attributes:
+        slow: the one of `LAST` that the others, which have raced before, are there for.
+        needed: whether a target depends on it.
+    """
 
     case: Case
     dtype: str
     layout: str
     candidates: tuple[str, ...]
+    slow: str | None = None
+    needed: bool = False
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The candidates that no setting before this one has."""
+        return self.candidates if self.slow is None else (self.slow,)
 
     def __str__(self) -> str:
         return f"{self.case.name} {self.dtype} {self.layout}"
@@ -78,7 +101,7 @@ class Selection:
         return self == Selection(self.device)
 
     def passes_of(self, candidate: str, case: Case) -> tuple[str, ...]:
-        """Those of `candidate` to time."""
+        """Returns the passes of `candidate` to time."""
         asked = tuple(self.passes or PASSES)
         if not CANDIDATES[candidate].differentiable:
             return tuple(p for p in asked if p == "forward")
@@ -86,9 +109,19 @@ class Selection:
         slow = candidate in SLOW or case.grid > SLOW_ABOVE.get(candidate, case.grid)
         return ("forward",) if slow and not chosen else asked
 
+    def passes_in(self, setting: Setting, candidate: str) -> tuple[str, ...]:
+        """Returns the passes of `candidate` to time in `setting`: no more than its slow one has."""
+        own = self.passes_of(candidate, setting.case)
+        if setting.slow is None:
+            return own
+        return tuple(p for p in own if p in self.passes_of(setting.slow, setting.case))
+
 
 def settings(cases: list[Case], selection: Selection) -> list[Setting]:
-    """What to run; what the targets need first, and the layouts next to each other."""
+    """Returns what to run, the layouts of a case next to each other.
+
+    On a CPU first what the targets need, and of that first ops and layers, last what is compiled.
+    """
     found = []
     for case in cases:
         plan = (CPU if selection.device == "cpu" else GPU)[case.kind]
@@ -99,9 +132,34 @@ def settings(cases: list[Case], selection: Selection) -> list[Setting]:
             for layout in layouts:
                 if names := _names(case, dtype, layout, selection):
                     found.append(Setting(case, dtype, layout, names))
-    if selection.device == "cpu":
-        found.sort(key=lambda s: s.dtype != "fp32")  # that of all targets
-    return found
+    if selection.device != "cpu":
+        return found
+    if not selection.full and not selection.candidates:
+        found = [part for setting in found for part in _split(setting)]
+    return sorted(found, key=_rank)
+
+
+def _split(setting: Setting) -> Iterator[Setting]:
+    """Yields the fast candidates together, then each of `LAST` with those it is compared with."""
+    names = setting.candidates
+    parts = [replace(setting, candidates=tuple(n for n in names if n not in LAST))]
+    for slow, rivals in LAST.items():
+        if slow in names:
+            some = tuple(n for n in names if n in (slow, *rivals))
+            parts.append(replace(setting, candidates=some, slow=slow))
+    for part in parts:
+        yield replace(part, needed=_rank(part) < UNNEEDED)
+
+
+def _rank(setting: Setting) -> int:
+    """Returns the place of a setting in the order of a CPU's run."""
+    if setting.dtype != "fp32":  # the type of all targets
+        return UNNEEDED + 1
+    if setting.slow is None:
+        return 0
+    if setting.slow == "unfold":
+        return 1 if setting.case.kind == "involution" else UNNEEDED
+    return {"conv": 2, "compile": 3}[setting.slow]
 
 
 def _names(case: Case, dtype: str, layout: str, selection: Selection) -> tuple[str, ...]:

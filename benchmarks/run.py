@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from dynfilters.experiments.files import check_writable
 
 Cell = dict[str, Any]  # one candidate and pass; `benchmarks.results` says what is in it
 TRAINING = {"backward", "both"}
+KEY = (*Case.__dataclass_fields__, "dtype", "layout", "candidate", "pass")  # of a cell
 
 
 class Bench:
@@ -49,6 +50,7 @@ class Bench:
         self.selection, self.seconds, self.min_rounds = selection, seconds, min_rounds
         self.copy_gbps = copy_gbps
         self.timer = CpuTimer() if selection.device == "cpu" else CudaTimer()
+        self._right: dict[tuple, Cell] = {}
         self._truth: dict = {}
         self._truth_of: tuple | None = None
 
@@ -56,10 +58,10 @@ class Bench:
         """A cell for each candidate and pass."""
         with precision(setting.dtype):
             programs, checks = self._prepare(setting)
-            times = self._times(programs, checks)
+            times = self._times(setting, programs, checks)
             cells = []
             for name, check in checks.items():
-                for which in self.selection.passes_of(name, setting.case):
+                for which in self.selection.passes_in(setting, name):
                     cell = {**describe(setting), "pass": which, "candidate": name, **check}
                     if cell["status"] == "ok":
                         cell |= self._figures(programs[name], which, times[which])
@@ -75,19 +77,28 @@ class Bench:
         operands = self._operands(setting)
         programs, checks = {}, {}
         for name in setting.candidates:
-            backward = bool(TRAINING & set(self.selection.passes_of(name, setting.case)))
             try:
                 program = Program(name, setting.case, operands)
-                error = verify(program, backward, self._truth)
+                checks[name] = self._check(program, setting)
             except Exception as problem:  # of a candidate: the others go on
                 checks[name] = failure(problem)
-                continue
-            tolerance = TOLERANCES[setting.dtype]
-            status = "ok" if error <= tolerance else "wrong"
-            checks[name] = {"status": status, "relative_error": error, "tolerance": tolerance}
-            if status == "ok":
+            if checks[name]["status"] == "ok":
                 programs[name] = program
         return programs, checks
+
+    def _check(self, program: Program, setting: Setting) -> Cell:
+        """Verifies a program; one that was right before just runs once."""
+        backward = bool(TRAINING & set(self.selection.passes_in(setting, program.name)))
+        key = setting.case, setting.dtype, setting.layout, program.name
+        if key in self._right:
+            program.train() if backward else program.forward()
+            return self._right[key]
+        error, tolerance = verify(program, backward, self._truth), TOLERANCES[setting.dtype]
+        status = "ok" if error <= tolerance else "wrong"
+        check = {"status": status, "relative_error": error, "tolerance": tolerance}
+        if status == "ok":
+            self._right[key] = check
+        return check
 
     def _operands(self, setting: Setting) -> list[Operands]:
         kind = setting.case, setting.dtype, setting.layout, self.selection.device
@@ -96,8 +107,10 @@ class Bench:
         sets = self.timer.sets(x.numel() * x.element_size() * (1 + setting.case.scale**2))
         return [first, *(Operands(*kind, seed=i) for i in range(1, sets))]
 
-    def _times(self, programs: dict[str, Program], checks: dict[str, Cell]) -> dict[str, dict]:
-        """pass → candidate → milliseconds of every round."""
+    def _times(
+        self, setting: Setting, programs: dict[str, Program], checks: dict[str, Cell]
+    ) -> dict[str, dict]:
+        """Returns pass → candidate → milliseconds of every round."""
         results: dict[str, dict] = {"forward": {}, "backward": {}, "both": {}}
         for passes, start in (
             (("forward",), self.timer.forward),
@@ -105,7 +118,7 @@ class Bench:
         ):
             runs = {}
             for name, program in programs.items():
-                if set(passes) & set(self.selection.passes_of(name, program.case)):
+                if set(passes) & set(self.selection.passes_in(setting, name)):
                     try:
                         runs[name] = start(program)
                     except Exception as problem:  # too little memory for a graph, say
@@ -151,7 +164,12 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(10**11),
     "MALLOC_TOP_PAD_": str(512 << 20),
 }
-COMPILING = 0.75  # share of the time
+COMPILING = 0.75  # share of the time, where what is compiled does not come last
+MEMORY = 1 / 6  # share of the time
+# Time that a setting with one of these takes over that of one without, roughly.
+WEIGHTS = {"unfold": 3, "conv": 2, "compile": 6}
+RACING = 0.35  # share of a setting's time for each of its two races; checks take the rest
+SHORTEST = 0.1  # seconds of a race, however late it is
 LATE = {"status": "skipped", "reason": "out of time, see --minutes"}
 
 
@@ -190,13 +208,14 @@ def run(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     planned = settings(plan.cases(chosen), selection)
     measured = _memory(chosen, planned, selection)
     cells: list[Cell] = []
-    for setting in planned:
-        spent = (time.monotonic() - start) / (60 * chosen.minutes)
-        setting, rest = _affordable(setting, spent)
-        fresh = [*_run(bench, setting), *_without_figures(rest, selection, LATE)]
+    for i, setting in enumerate(planned):
+        spent = time.monotonic() - start
+        bench.seconds = _race_seconds(planned[i:], 60 * chosen.minutes - spent, chosen.seconds)
+        some, rest = _affordable(setting, spent / (60 * chosen.minutes))
+        fresh = [*_run(bench, some), *_without_figures(rest, selection, LATE)]
         _attach(fresh, measured)
         _show(setting, fresh)
-        cells += fresh
+        merge(cells, fresh)
         yield {
             **common,
             "machine": common["machine"] | results.after(chosen.device),
@@ -205,6 +224,17 @@ def run(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "targets": judge(chosen.device, cells, chosen.threads),
             "cells": cells,
         }
+
+
+def merge(cells: list[Cell], fresh: list[Cell]) -> None:
+    """Adds `fresh` to `cells`; of a cell that is known only its ratios to others are new."""
+    known = {tuple(cell[name] for name in KEY): cell for cell in cells}
+    for cell in fresh:
+        before = known.get(tuple(cell[name] for name in KEY))
+        if before is None:
+            cells.append(cell)
+        elif before["status"] == cell["status"] == "ok":
+            before["ratios"] = cell["ratios"] | before["ratios"]
 
 
 def _described(chosen: argparse.Namespace) -> dict[str, str]:
@@ -223,15 +253,28 @@ def _measure_machine(device: str) -> dict[str, Any]:
     return {**found, "launch_floor_us": floor, "matmul_tflops": rates}
 
 
-def _affordable(setting: Setting, spent: float) -> tuple[Setting, Setting]:
-    """The candidates that there is time for, and the rest, after a share of the time is spent.
+def _race_seconds(planned: Sequence[Setting], left: float, longest: float) -> float:
+    """Returns how long each race of the first of `planned` lasts, with `left` seconds for all.
 
-    Compiling takes longer than everything else: it ends early, so that the last cases are
-    measured too.
+    While it is needed for a target, those that are not needed get nothing.
+    """
+    rivals = [s for s in planned if s.needed >= planned[0].needed]
+    weights = [WEIGHTS.get(s.slow, 1) for s in rivals]
+    share = left * weights[0] / sum(weights)
+    return min(longest, max(SHORTEST, RACING * share))
+
+
+def _affordable(setting: Setting, spent: float) -> tuple[Setting, Setting]:
+    """Returns the candidates that there is time for and the rest, `spent` a share of the time.
+
+    What a target needs is measured however late it is. Compiling takes longer than everything
+    else: where it does not come last, it ends early, so that the last cases are measured too.
     """
     names = setting.candidates
-    if spent > 1:
-        kept: tuple[str, ...] = ()
+    if setting.needed:
+        kept = names
+    elif spent > 1:
+        kept = ()
     else:
         kept = tuple(n for n in names if n != "compile" or spent < COMPILING)
     return tuple(
@@ -257,7 +300,7 @@ def _memory(
         return {}
     try:
         wanted = [setting for setting in planned if setting.dtype == "fp32"]
-        return memory.measure(wanted, selection)
+        return memory.measure(wanted, selection, min(memory.SECONDS, 60 * MEMORY * chosen.minutes))
     except Exception as problem:
         print(f"peak memory is unknown: {failure(problem)['reason']}", file=sys.stderr)
         return {}
@@ -276,14 +319,16 @@ def _without_figures(setting: Setting, selection: Selection, why: Cell) -> list[
     return [
         {**describe(setting), "pass": which, "candidate": name, **why}
         for name in setting.candidates
-        for which in selection.passes_of(name, setting.case)
+        if name in setting.new
+        for which in selection.passes_in(setting, name)
     ]
 
 
 def _show(setting: Setting, cells: list[Cell]) -> None:
     print(setting)
     for cell in cells:
-        print("   ", _line(cell), flush=True)
+        if cell["candidate"] in setting.new:
+            print("   ", _line(cell), flush=True)
 
 
 def _line(cell: Cell) -> str:

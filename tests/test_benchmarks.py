@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ from benchmarks import (
     timing,
 )
 from benchmarks.candidates import Program
-from benchmarks.cases import GRIDS, Case, Operands
+from benchmarks.cases import GRIDS, PASSES, Case, Operands
 from benchmarks.plan import Selection, Setting, settings
 from benchmarks.results import render, target_table
 from benchmarks.timing import race, ratio
@@ -340,31 +340,56 @@ def test_readme_has_the_newest_results():
 # Choosing
 
 
-def test_the_default_plan_measures_all_that_the_targets_need():
-    for device in ("cpu", "cuda"):
-        selection = Selection(device)
-        planned = settings(
-            plan.cases(SimpleNamespace(device=device, cases=None, **NONE)), selection
-        )
-        there = {
-            (s.case.kind, s.case.grid, s.case.batch, s.dtype, s.layout, which, name)
-            for s in planned
-            for name in s.candidates
-            for which in selection.passes_of(name, s.case)
-        }
-        cells = [full_cell(key, {k[-1] for k in there if k[:-1] == key[:-1]}) for key in there]
-        unmet = [r["name"] for r in targets.judge(device, cells, 2) if r["met"] is None]
-        assert not unmet
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_default_plan_measures_all_that_the_targets_need(device):
+    selection, cells = Selection(device), []
+    chosen = SimpleNamespace(device=device, cases=None, **NONE)
+    for s in settings(plan.cases(chosen), selection):
+        if device == "cpu" and not s.needed:
+            continue
+        passes = {name: selection.passes_in(s, name) for name in s.candidates}
+        fresh = []
+        for name, some in passes.items():
+            for which in some:
+                shape = {**asdict(s.case), "dtype": s.dtype, "layout": s.layout, "pass": which}
+                rivals = [n for n, others in passes.items() if which in others]
+                fresh.append(full_cell({**shape, "candidate": name}, rivals))
+        run.merge(cells, fresh)
+    unmet = [r["name"] for r in targets.judge(device, cells, 2) if r["met"] is None]
+    assert not unmet
+
+
+def test_what_targets_need_comes_first_and_ops_and_layers_before_all():
+    chosen = SimpleNamespace(device="cpu", cases=None, **NONE)
+    planned = settings(plan.cases(chosen), Selection("cpu"))
+    needed = [s.needed for s in planned]
+    assert needed == sorted(needed, reverse=True)
+    slow = [s.slow for s in planned if s.needed]
+    assert list(dict.fromkeys(slow)) == [None, "unfold", "conv", "compile"]
+    assert slow == sorted(slow, key=[None, "unfold", "conv", "compile"].index)
+    fast = {s.case for s in planned if s.needed and s.slow is None}
+    assert fast == {s.case for s in planned}
+    seen = [(s.case, s.dtype, s.layout, name) for s in planned for name in s.new]
+    assert len(set(seen)) == len(seen)
+
+
+def test_time_is_shared_among_the_settings_that_are_left():
+    case = Case("ddf", 7, 2)
+    fast = Setting(case, "fp32", "nchw", ("op",), needed=True)
+    slow = replace(fast, slow="compile")
+    rest = replace(fast, dtype="bf16", needed=False)
+    assert run._race_seconds([fast, slow, rest], 7.0, 1.0) == pytest.approx(0.35)
+    assert run._race_seconds([slow, rest], 7.0, 1.0) == 1, "the longest"
+    assert run._race_seconds([slow, rest], -5.0, 1.0) == run.SHORTEST
+    assert run._race_seconds([rest, rest], 2.0, 0.01) == 0.01
 
 
 NONE = {"grids": None, "batch": None, "channels": None}
-FIELDS = ("kind", "grid", "batch", "dtype", "layout", "pass", "candidate")
 
 
-def full_cell(key: tuple, names: set[str]) -> dict:
+def full_cell(key: dict, rivals: list[str]) -> dict:
     figures = {"p50": 1.0, "copy_share": 1.0, "beyond_bytes": 0, "operand_and_result_bytes": 1}
-    ratios = {name: 1.0 for name in names}
-    return {**dict(zip(FIELDS, key, strict=True)), "status": "ok", "ratios": ratios} | figures
+    return {**key, "status": "ok", "ratios": dict.fromkeys(rivals, 1.0), **figures}
 
 
 def test_filters_choose_what_runs():
@@ -386,10 +411,24 @@ def test_compiling_ends_early():
         assert some.candidates == kept and {*kept, *rest.candidates} == {"op", "compile"}
 
 
-def test_time_that_is_up_skips_the_rest(capsys):
+def test_time_that_is_up_leaves_what_the_targets_need(capsys, no_compiler):
     assert run.main([*TINY, "--cases", "ddf", "--minutes", "1e-9"]) == 0
-    out = capsys.readouterr().out
-    assert "skipped: out of time" in out and " ms " not in out
+    lines = capsys.readouterr().out.splitlines()
+    late = {tuple(line.split()[:2]) for line in lines if "skipped: out of time" in line}
+    assert late == {
+        ("unfold", "forward"),
+        *((name, which) for name in ("op", "dwconv", "module") for which in PASSES),
+    }
+    assert sum(" ms " in line and line.lstrip().startswith("compile") for line in lines) == 3
+
+
+def test_a_second_race_adds_ratios_only(no_compiler):
+    cells = measured("--cases", "ddf", "--dtype", "fp32", "--layout", "nchw")
+    by_name = {c["candidate"]: c for c in cells if c["pass"] == "forward"}
+    assert len(cells) == len({(c["candidate"], c["pass"]) for c in cells})
+    assert by_name["op"]["ratios"].keys() == {"dwconv", "module", "conv", "compile", "unfold"}
+    assert by_name["module"]["ratios"].keys() == {"op", "dwconv", "conv"}
+    assert by_name["compile"]["ratios"].keys() == {"op", "dwconv"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import weakref
 from collections import Counter
 
 import pytest
@@ -14,6 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynfilters
+from benchmarks.overhead import count_calls
 from dynfilters.diagnostics import GradientProbe
 from dynfilters.nn import DepthwiseFilter, FilterNorm, TapsBranch
 
@@ -219,7 +222,7 @@ def _saved(function) -> Counter[torch.Size]:
 def test_x_and_raw_taps_are_saved_and_nothing_else(name: str, activation: str) -> None:
     layer, x = make(name, out_channels=None, activation=activation), image().requires_grad_()
     raw: list[Tensor] = []
-    generator = _saved(lambda: raw.extend(layer.raw_taps(x).values()))
+    generator = _saved(lambda: raw.extend(layer.logits(x).values()))
     expected = [x.shape, *(taps.shape for taps in raw)]
     expected += [std.shape for n, std in layer.named_parameters() if n.endswith("activation.std")]
     fused = _saved(lambda: layer(x))
@@ -265,3 +268,154 @@ def test_copies_are_fused_and_traces_are_not() -> None:
     traced = torch.jit.trace(layer, (x,))
     assert "filter2d_activated" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(x), expected)
+
+
+class _Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def _double(name: str, parameter: str):
+    """Parametrizes a parameter of one of the layer's modules."""
+    return lambda m: nn.utils.parametrize.register_parametrization(
+        m.get_submodule(name), parameter, _Doubled()
+    )
+
+
+def _renew(name: str, parameter: str):
+    """Puts another parameter in the place of one."""
+
+    def change(layer: nn.Module) -> None:
+        module = layer.get_submodule(name)
+        setattr(module, parameter, nn.Parameter(2 * getattr(module, parameter).detach()))
+
+    return change
+
+
+def _plain(name: str, parameter: str):
+    """Puts a plain tensor in the place of a parameter, as weight_norm of old does."""
+
+    def change(layer: nn.Module) -> None:
+        module = layer.get_submodule(name)
+        value = 2 * getattr(module, parameter).detach()
+        delattr(module, parameter)
+        setattr(module, parameter, value)
+
+    return change
+
+
+def _set(name: str, attribute: str, value):
+    return lambda m: setattr(m.get_submodule(name), attribute, value)
+
+
+CONV, SQUEEZE, SPATIAL, CHANNEL = (
+    "branches.spatial.conv",
+    "branches.channel.squeeze",
+    "branches.spatial.activation",
+    "branches.channel.activation",
+)
+CHANGES = {
+    "ε": lambda m: [setattr(m.branches[k].activation, "eps", 0.1) for k in ("spatial", "channel")],
+    "one ε": _set(SPATIAL, "eps", 0.1),
+    "gain": _set(SPATIAL, "scale", 3.0),
+    "another std": _renew(CHANNEL, "std"),
+    "std as a tensor": _plain(CHANNEL, "std"),
+    "no std": _set(CHANNEL, "std", None),
+    "a std": lambda m: setattr(
+        m.get_submodule(SPATIAL), "std", nn.Parameter(torch.ones(1, 9).double())
+    ),
+    "a mean": lambda m: setattr(
+        m.get_submodule(CHANNEL), "mean", nn.Parameter(torch.ones(C, 9).double())
+    ),
+    "a parametrized std": _double(CHANNEL, "std"),
+    "another activation": _set("branches.spatial", "activation", nn.Sigmoid()),
+    "an unknown activation": _set("branches.channel", "activation", nn.ReLU()),
+    "combine": _set("", "combine", "add"),
+    "dilation": _set("", "dilation", 2),
+    "another weight": _renew(CONV, "weight"),
+    "another bias": _renew(SQUEEZE, "bias"),
+    "no bias": _set(CONV, "bias", None),
+    "a weight as a tensor": _plain(CONV, "weight"),
+    "a bias as a tensor": _plain(SQUEEZE, "bias"),
+    "a parametrized weight": _double(CONV, "weight"),
+    "a parametrized squeeze": _double(SQUEEZE, "weight"),
+    "old spectral norm": lambda m: nn.utils.spectral_norm(m.get_submodule(CONV)),
+    "another convolution": _set("branches.spatial", "conv", nn.Conv2d(C, 9, 1).double()),
+    "another branch": lambda m: m.branches.update({"spatial": make("ddf").branches["spatial"]}),
+    "projection": _set("", "project", nn.Conv2d(C, 2, 1).double()),
+    "generate": lambda m: setattr(
+        m, "generate", lambda x, guide=None: type(m).generate(m, 2 * x, guide)
+    ),
+    "check of x": lambda m: setattr(
+        m, "guides", lambda x, guide=None: dict.fromkeys(m.branches, -x)
+    ),
+    "raw": lambda m: setattr(
+        m.branches["spatial"],
+        "raw",
+        lambda g: torch.ones(*g.shape[:1], 1, 9, *g.shape[2:]).double(),
+    ),
+    "forward": lambda m: _patch(m.branches["channel"]),
+    "training": lambda m: m.train(),
+    "dtype": lambda m: m.double(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_answer_that_was_kept_is_dropped_with_what_it_depends_on(change) -> None:
+    """After a change a layer gives what its halves give, and what a copy does that kept nothing."""
+    layer, x = make("ddf").eval(), image()
+    for _ in range(2):
+        layer(x)
+    assert layer._fusion is not None
+    change(layer)
+    for _ in range(2):
+        found = layer(x)
+        torch.testing.assert_close(found, layer.apply_taps(x, layer.generate(x)))
+
+
+def test_an_answer_that_was_kept_is_not_copied_nor_kept_alive() -> None:
+    layer, x = make("ddf"), image()
+    layer(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert twin._fusion is None
+        torch.testing.assert_close(twin(x), layer(x))
+    shallow = copy.copy(layer)
+    shallow._modules = {**layer._modules, "branches": copy.deepcopy(layer.branches)}
+    with torch.no_grad():
+        shallow.branches["spatial"].conv.weight.mul_(2)
+    torch.testing.assert_close(shallow(x), shallow.apply_taps(x, shallow.generate(x)))
+    gone = weakref.ref(make("ddf"))
+    assert gone() is None
+    layer = make("ddf")
+    layer(x)
+    gone = weakref.ref(layer)
+    del layer
+    assert gone() is None  # by its count, without the collector
+
+
+def test_an_answer_is_not_used_inside_transforms_and_autocast() -> None:
+    layer, x = make("ddf", torch.float32).eval(), image().float()
+    expected = layer(x)
+    torch.testing.assert_close(torch.func.vmap(lambda one: layer(one[None])[0])(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    halved = {name: p.detach() / 2 for name, p in layer.named_parameters()}
+    found = torch.func.functional_call(layer, halved, (x,))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.div_(2)
+    torch.testing.assert_close(found, layer(x))
+
+
+def test_hooks_of_the_layer_itself_leave_the_answer() -> None:
+    layer, x, seen = make("ddf"), image(), []
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    for _ in range(2):
+        layer(x)
+    assert len(seen) == 2 and layer._fusion is not None
+
+
+def test_a_forward_of_ddf_calls_few_python_functions() -> None:
+    layer, x = make("ddf", torch.float32), image().float()
+    layer(x)
+    assert count_calls(lambda: layer(x)) <= 100

@@ -11,10 +11,8 @@ from dynfilters.nn import (
     PointwiseBranch,
     SqueezeExciteBranch,
     check_activations,
-    fusion,
     nonlinearity_gain,
 )
-from dynfilters.ops import ddf_generate
 
 PAPER = {
     "paper": "Decoupled Dynamic Filter Networks",
@@ -81,23 +79,6 @@ class DDF(DepthwiseFilter):
                 activation=activation if channel_activation is None else channel_activation,
                 gain=gain,
             )
-
-    def raw_taps(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
-        guides = self.guides(x, guide)
-        if not fusion.generates_at_once(self.branches, guides):
-            return super().raw_taps(x, guide)
-        spatial, channel = self.branches["spatial"], self.branches["channel"]
-        conv, squeeze, expand = spatial.conv, channel.squeeze, channel.expand
-        logits, taps = ddf_generate(
-            guides["spatial"],
-            conv.weight.flatten(1),
-            conv.bias,
-            squeeze.weight.flatten(0, 1),
-            squeeze.bias,
-            expand.weight.flatten(0, 1),
-            expand.bias,
-        )
-        return {"spatial": spatial.arrange(logits), "channel": taps}
 
 
 @register_filter("ddf_spatial", spatial_adaptive=True, **PAPER)

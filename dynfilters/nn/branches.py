@@ -90,7 +90,8 @@ class PointwiseBranch(TapsBranch):
         """What the 1×1 convolution gives, (B, scale²·groups·taps, H_out, W_out), as taps."""
         s = self.scale
         if s == 1:  # a view, for less than rearrange takes to find that out
-            return logits.unflatten(1, (self.groups, -1))
+            batch, outputs, height, width = logits.shape
+            return logits.view(batch, self.groups, outputs // self.groups, height, width)
         return rearrange(logits, "b (u v g k) h w -> b g k (h u) (w v)", u=s, v=s, g=self.groups)
 
 

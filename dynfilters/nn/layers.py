@@ -18,7 +18,7 @@ from dynfilters.checks import (
     check_tensor,
 )
 from dynfilters.nn import fusion
-from dynfilters.ops import conv2d_per_sample, filter2d, filter2d_activated
+from dynfilters.ops import conv2d_per_sample, ddf_generate, filter2d, filter2d_activated
 from dynfilters.ops.reference import COMBINE
 
 
@@ -197,18 +197,39 @@ class DepthwiseFilter(DynamicFilter):
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """`generate`, then `apply_taps`; or both at once, where that makes no difference."""
-        halves = DynamicFilter.generate, DepthwiseFilter.apply_taps
-        fused = fusion.options(self.branches) if fusion.is_not_overridden(self, *halves) else None
+        fused = None
+        if not torch.compiler.is_compiling():
+            if found := fusion.find(self, _HALVES, _INPUTS):
+                if (y := found.run(self, x, guide)) is not None:
+                    return y
+                fused = found.current_options()
+        elif fusion.is_not_overridden(self, *_HALVES):
+            fused = fusion.options(self.branches)
         if fused is None:
             return self.apply_taps(x, self.generate(x, guide))
-        raw = self.raw_taps(x, guide)
-        if fusion.would_round(x, raw):
-            return self.apply_taps(x, Taps(**{n: self.branches[n].activation(raw[n]) for n in raw}))
-        return self.project(filter2d_activated(x, **raw, **fused, **self._geometry()))
+        logits = self.logits(x, guide)
+        if fusion.would_round(x, logits):
+            taps = {name: self.branches[name].activation(logits[name]) for name in logits}
+            return self.apply_taps(x, Taps(**taps))
+        return self.project(filter2d_activated(x, **logits, **fused, **self._geometry()))
 
-    def raw_taps(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
+    def logits(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
         """The taps of each branch before their activation; all must be a `TapsBranch`."""
-        return {n: self.branches[n].raw(seen) for n, seen in self.guides(x, guide).items()}
+        guides = self.guides(x, guide)
+        if not fusion.generates_at_once(self.branches, guides):
+            return {name: self.branches[name].raw(seen) for name, seen in guides.items()}
+        spatial, channel = self.branches["spatial"], self.branches["channel"]
+        conv, squeeze, expand = spatial.conv, channel.squeeze, channel.expand
+        logits, taps = ddf_generate(
+            guides["spatial"],
+            conv.weight.flatten(1),
+            conv.bias,
+            squeeze.weight.flatten(0, 1),
+            squeeze.bias,
+            expand.weight.flatten(0, 1),
+            expand.bias,
+        )
+        return {"spatial": spatial.arrange(logits), "channel": taps}
 
     def _geometry(self) -> dict[str, Any]:
         names = ("kernel_size", "stride", "dilation", "scale", "combine")
@@ -217,6 +238,15 @@ class DepthwiseFilter(DynamicFilter):
     def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
         y = self.project(filter2d(x, taps.spatial, taps.channel, **self._geometry()))
         return y if taps.bias is None else y + taps.bias[:, :, None, None].to(y.dtype)
+
+
+_HALVES = DynamicFilter.generate, DepthwiseFilter.apply_taps
+_INPUTS = (
+    DynamicFilter.guides,
+    DynamicFilter.check_x,
+    DynamicFilter.check_guide,
+    DepthwiseFilter.logits,
+)
 
 
 class DenseFilter(DynamicFilter):

@@ -68,11 +68,11 @@ class Options(NamedTuple):
     dilation: int
     scale: int
     combine: str
-    spatial_activation: str
-    channel_activation: str
-    spatial_gain: float
-    channel_gain: float
-    eps: float
+    spatial_activation: str = "identity"
+    channel_activation: str = "identity"
+    spatial_gain: float = 1.0
+    channel_gain: float = 1.0
+    eps: float = PUBLISHED_EPSILON
 
     @property
     def geometry(self) -> tuple:

@@ -78,8 +78,8 @@ format: $(VENV)/dev  ## Format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-readme: $(VENV)/dev  ## The generated parts of README.md, anew
-	$(PY) -m experiments.site.readme $(SWEEP)
+readme: $(VENV)/dev  ## The generated parts of README.md and docs, anew
+	$(PY) -m experiments.site.readme $(wildcard $(SWEEP))
 
 clean:  ## Removes the environment and what was built, not the results
 	rm -rf $(VENV) build dist *.egg-info

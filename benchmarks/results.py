@@ -138,9 +138,72 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# (target, layout) of the rows of README.md: ours and theirs.
+HEADLINES = {
+    ("conv / DDF module, forward", "channels_last"): ("A DDF layer", "the dense 3×3 convolution"),
+    ("DDF op / dwconv, forward", "channels_last"): (
+        "DDF's op on given taps",
+        "oneDNN's depth-wise convolution",
+    ),
+    ("torch.compile / DDF op, forward", "nchw"): (
+        "DDF's op on given taps, NCHW",
+        "`torch.compile` of its formula",
+    ),
+    ("unfold / Involution k=7", "channels_last"): (
+        "Involution's op, 7×7",
+        "its formula with `unfold`",
+    ),
+    ("CARAFE k=5 ×2 / bilinear", "channels_last"): (
+        "CARAFE's op, 5×5, ×2",
+        "bilinear interpolation",
+    ),
+}
+
+
+def headline(measured: Sequence[Mapping[str, Any]]) -> str:
+    """How many times as fast ours is, in five rows with a column for each device."""
+    devices = [title(results["machine"]) for results in measured]
+    rows = [
+        [f"{ours}, against {theirs}", *(_times(results, *key) for results in measured)]
+        for key, (ours, theirs) in HEADLINES.items()
+    ]
+    key, (ours, theirs) = next(iter(HEADLINES.items()))
+    sentence = f"{ours} is {_times(measured[0], *key)} times as fast as {theirs} on {devices[0]}."
+    dates = dict.fromkeys(results["machine"]["date"][:10] for results in measured)
+    note = (
+        "Forward pass, float32, channels_last unless said, grids of 7×7 to 224×224 (Involution "
+        "and CARAFE 64×64); a figure below 1 is slower. Made by `make bench` with torch "
+        f"{measured[0]['machine']['torch']} on {', '.join(dates)}."
+    )
+    return "\n\n".join([sentence, table(["times as fast", *devices], rows, left=1), note])
+
+
+def _times(results: Mapping[str, Any], name: str, layout: str) -> str:
+    """The range over all grids of how many times as fast ours is."""
+    found = (r for r in results["targets"] if (r["name"], r["layout"]) == (name, layout))
+    times = sorted(
+        value if row["at_least"] else 1 / value
+        for row in found
+        for value in row["measured"].values()
+        if value is not None
+    )
+    if not times:
+        return "not measured"
+    return " to ".join(dict.fromkeys(f"{value:.2g}" for value in (times[0], times[-1])))
+
+
 def summary(results: Mapping[str, Any]) -> str:
-    """The targets, and what they were measured with, for README.md."""
-    return f"**{title(results['machine'])}**\n\n{target_table(results)}\n\n{measured_with(results)}"
+    """The targets, and what they were measured with, for the documentation."""
+    rows = results["targets"]
+    grids = sorted({int(grid) for row in rows for grid in row["limits"]})
+    head = ["target", "met", "asked", *(f"{grid}²" for grid in grids)]
+    body = []
+    for row in rows:
+        name, layout, dtype, asked, *values, met = _target_row(row, grids)
+        marked = (re.sub(r"(.+) ✗", r"**\1**", value) for value in values)
+        body.append([", ".join([name, layout, dtype]), met, asked, *marked])
+    shown = table(head, body, left=2)
+    return f"### {title(results['machine'])}\n\n{shown}\n\n{measured_with(results)}"
 
 
 def measured_with(results: Mapping[str, Any]) -> str:
@@ -317,13 +380,23 @@ def one_line_a_row(results: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(items) + "\n}\n"
 
 
-def readme_section() -> str:
-    """The newest results of each device among those that are kept, as Markdown."""
+def newest() -> list[dict[str, Any]]:
+    """The newest of the results that are kept, one for each device."""
     kept = (read_json(file) for file in DIRECTORY.glob("*.json"))
     by_date = sorted(kept, key=lambda one: one["machine"]["date"])
-    newest = {title(one["machine"]): one for one in by_date}
-    found = [summary(newest[device]) for device in sorted(newest)]
-    return "\n\n".join(found) or "Nothing has been measured yet."
+    found = {title(one["machine"]): one for one in by_date}
+    return [found[device] for device in sorted(found)]
+
+
+def readme_section() -> str:
+    """Five rows of the newest results, as Markdown."""
+    found = newest()
+    return headline(found) if found else "Nothing has been measured yet."
+
+
+def docs_section() -> str:
+    """All targets of the newest results, as Markdown."""
+    return "\n\n".join(map(summary, newest())) or "Nothing has been measured yet."
 
 
 if __name__ == "__main__":

@@ -1,33 +1,57 @@
-"""What MkDocs puts into the pages: facts from the registry, measured cost, pictures, the API.
+"""Parts that MkDocs fills in: facts from the registry, measured cost, pictures, the API.
 
-A page says `<!-- facts: NAME -->`, `<!-- cost: NAME, NAME -->`, `<!-- taps: NAME -->`,
-`<!-- api: CLASS -->`, `<!-- filters -->` or `<!-- speed -->` where they belong.
-`ValueError` for anything unknown.
+A page has `<!-- facts: NAME -->`, `<!-- cost: NAME, NAME -->`, `<!-- taps: NAME -->`,
+`<!-- api: OBJECT -->`, `<!-- module: MODULE -->`, `<!-- filters -->`, `<!-- speed: headline -->` or
+`<!-- speed: targets -->` where they belong. `ValueError` for anything unknown. Parts between
+`<!-- NAME: generated … -->` and `<!-- /NAME -->` are in the page already, by `make readme`.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dynfilters
-from benchmarks import results
-from dynfilters.experiments.site.readme import filter_table
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # the command `mkdocs`, unlike `python -m`, leaves it out
+
+from benchmarks import results  # noqa: E402
+from dynfilters.experiments.site.readme import filter_table  # noqa: E402
+
 COST = HERE / "compare.json"  # of `make compare`
+WIDE = 5  # columns; tables with more become lists on a narrow screen
 
 
 def on_page_markdown(markdown: str, page, **kwargs) -> str:
     """MkDocs calls this for every page."""
     depth = page.file.src_uri.count("/")
     return re.sub(
-        r"<!-- (\w+)(?:: ([^>]*?))? -->",
+        r"<!-- (\w+)(?:: (?!generated)([^>]*?))? -->",
         lambda match: _fill(match[1], match[2] or "", "../" * depth),
         markdown,
     )
+
+
+def on_page_content(content: str, **kwargs) -> str:
+    """Marks wide tables and gives their cells the titles of their columns, for extra.css."""
+    return re.sub(r"<table>.*?</table>", lambda match: _label(match[0]), content, flags=re.DOTALL)
+
+
+def _label(table: str) -> str:
+    titles = [re.sub(r"<[^>]+>", "", t) for t in re.findall(r"<th\b[^>]*>(.*?)</th>", table)]
+    if len(titles) <= WIDE:
+        return table
+    rows = [_label_row(row, iter(titles)) for row in table.split("<tr>")]
+    return "<tr>".join(rows).replace("<table>", "<table data-wide>", 1)
+
+
+def _label_row(row: str, titles: Iterator[str]) -> str:
+    return re.sub(r"<td\b", lambda m: f'{m[0]} data-title="{html.escape(next(titles))}"', row)
 
 
 def _fill(kind: str, names: str, up: str) -> str:
@@ -41,7 +65,8 @@ def _filters(names: list[str], up: str) -> str:
 
 
 def _speed(names: list[str], up: str) -> str:
-    return results.readme_section()
+    (part,) = names
+    return {"headline": results.readme_section, "targets": results.docs_section}[part]()
 
 
 def _facts(names: list[str], up: str) -> str:
@@ -64,19 +89,19 @@ def _facts(names: list[str], up: str) -> str:
 
 
 def _cost(names: list[str], up: str) -> str:
-    """What `dynfilters compare` measured of these filters, and of the dense convolution."""
+    """Measurements of these filters, and of the dense convolution, by `dynfilters compare`."""
     found = json.loads(COST.read_text(encoding="utf-8"))
     rows = {row["filter"]: row for row in found["filters"] if row["error"] is None}
     lines = [
-        "| measured | parameters | MACs | forward (ms) | backward (ms) | kept for backward |",
+        "| measured | forward (ms) | backward (ms) | kept for backward | MACs | parameters |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in dict.fromkeys((*names, "conv")):
         row = rows[name]
         lines.append(
-            f"| `{name}` | {row['params']:,} | {row['macs'] / 1e6:,.1f} M "
-            f"| {row['forward']['p50']:.2f} | {row['backward']['p50']:.2f} "
-            f"| {row['memory']['saved_bytes'] / 1e6:.2f} MB |"
+            f"| `{name}` | {row['forward']['p50']:.2f} | {row['backward']['p50']:.2f} "
+            f"| {row['memory']['saved_bytes'] / 1e6:.2f} MB "
+            f"| {row['macs'] / 1e6:,.1f} M | {row['params']:,} |"
         )
     shape = "×".join(map(str, found["shape"]))
     lines.append(
@@ -106,6 +131,15 @@ def _api(names: list[str], up: str) -> str:
     )
 
 
+def _module(names: list[str], up: str) -> str:
+    """Everything that the modules export."""
+    return "\n\n".join(
+        f"::: {name}\n    options: {{show_root_heading: false, heading_level: 2, members: true,"
+        " filters: ['!^_']}"
+        for name in names
+    )
+
+
 FILLERS: dict[str, Callable[[list[str], str], str]] = {
     "filters": _filters,
     "speed": _speed,
@@ -113,4 +147,5 @@ FILLERS: dict[str, Callable[[list[str], str], str]] = {
     "cost": _cost,
     "taps": _taps,
     "api": _api,
+    "module": _module,
 }

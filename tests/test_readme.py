@@ -1,4 +1,4 @@
-"""What README.md says is so."""
+"""README.md, and the parts of docs that are generated with it: tables, examples, commands."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_integrations import NAMES
 from toolbox import PATIENCE
 
+import dynfilters
 from dynfilters.experiments.site import integrations
-from dynfilters.experiments.site.readme import README, filter_table, replace_section
+from dynfilters.experiments.site.readme import (
+    README,
+    drop_columns,
+    filter_table,
+    replace_section,
+)
+from dynfilters.filters.registry import _filters
 from dynfilters.testing import CAPABILITIES
 
+DOCS = README.parent / "docs"
 TEXT = README.read_text(encoding="utf-8")
 
 
@@ -26,7 +35,8 @@ def test_table_of_filters_is_the_registry() -> None:
 
 def test_matrix_of_integrations_is_what_the_tests_found() -> None:
     cells, version = integrations.load()
-    assert integrations.section(cells, version) in TEXT, "run `make readme`"
+    page = (DOCS / "integrations.md").read_text(encoding="utf-8")
+    assert integrations.section(cells, version) in page, "run `make readme`"
     assert list(cells) == NAMES
     for row in cells.values():
         assert list(row) == list(CAPABILITIES), "pytest -m integration --integrations FILE"
@@ -34,21 +44,33 @@ def test_matrix_of_integrations_is_what_the_tests_found() -> None:
 
 
 @pytest.mark.full
-def test_python_blocks_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert len(blocks) >= 2
+def test_python_blocks_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks run one after the other; the filter that they register is gone afterwards."""
+    monkeypatch.setattr(_filters, "_entries", dict(_filters._entries))
     scope: dict[str, object] = {}
-    for block in blocks:
+    for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         exec(compile(block, "README.md", "exec"), scope)
-    assert tuple(scope["y"].shape) == (8, 64, 14, 14)
-    assert tuple(scope["taps"].spatial.shape) == (8, 1, 9, 14, 14)
+    assert tuple(scope["y"].shape) == (8, 64, 29, 29)
+    assert tuple(scope["taps"].spatial.shape) == (8, 1, 9, 29, 29)
     assert tuple(scope["taps"].channel.shape) == (8, 64, 9)
+    y = dynfilters.create_filter("mine", 8, stride=2)(torch.ones(2, 8, 9, 9))
+    assert tuple(y.shape) == (2, 8, 5, 5)
+    assert torch.allclose(y[:, :, 1:-1, 1:-1], torch.ones(()))  # a weighted mean, as it says
 
 
-@pytest.mark.full
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 200
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (README.parent / target).is_file(), target
+
+
 def test_hydra_snippet_makes_a_filter(tmp_path: Path) -> None:
-    """The YAML of the README as a stranger's primary config, in a stranger's directory."""
-    (snippet,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
+    """The YAML of the documentation as a stranger's primary config, in a stranger's directory."""
+    page = (DOCS / "ablations.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "config.yaml").write_text(snippet)
     (tmp_path / "app.py").write_text(
         "import hydra, dynfilters\n"
@@ -66,8 +88,16 @@ def test_hydra_snippet_makes_a_filter(tmp_path: Path) -> None:
 
 def test_commands_exist() -> None:
     makefile = README.with_name("Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", TEXT, flags=re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    pages = [README, README.with_name("CONTRIBUTING.md"), *DOCS.rglob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    for target in re.findall(r"^make ([\w-]+)|`make ([\w-]+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", makefile, flags=re.MULTILINE), target
+
+
+def test_columns_are_dropped_by_their_titles() -> None:
+    assert drop_columns("| a | b | c |\n| --- | --- | --- |\n| 1 | x\\|y | 3 |\n", ["a", "c"]) == (
+        "| b |\n| --- |\n| x\\|y |"
+    )
 
 
 def test_replace_section_wants_its_markers() -> None:

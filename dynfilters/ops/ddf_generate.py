@@ -45,8 +45,7 @@ def ddf_generate(
         x: (B, C, H, W).
         weight: (O, C); bias: (O,).
         squeeze_weight: (S, C); squeeze_bias: (S,).
-        expand_weight: (C·K, S); expand_bias: (C·K,).
-        Any bias may be None for zeros.
+        expand_weight: (C·K, S); expand_bias: (C·K,). Any bias may be None for zeros.
 
     Returns:
         logits: (B, O, H, W), channels_last where x is, else contiguous.

@@ -6,13 +6,15 @@ python -m experiments.site.readme outputs/ablation    # and those from a sweep
 A part stands between `<!-- NAME: … -->` and `<!-- /NAME -->`, in whichever pages have these
 markers. Names: `filters` (the table of filters), `integrations` (the matrix), `speed`; from a
 sweep `finding` (its verdict in a sentence) and `ablation` (verdict, table and how it was made).
+The figure of a sweep that shows the finding goes to `docs/figures/ablation.png`.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import dynfilters
@@ -27,6 +29,7 @@ from dynfilters.experiments.site import integrations
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+TIMES = ("forward (ms)", "backward (ms)")  # of a small network: docs/performance.md has real ones
 
 
 def filter_table() -> str:
@@ -51,7 +54,7 @@ def finding(directory: Path) -> str:
 def ablation_section(directory: Path) -> str:
     """Returns what a sweep found, its table, and how it was made, as Markdown."""
     made = {name: "; ".join(values) for name, values in provenance(load_sweep(directory))}
-    table = (directory / "results.md").read_text(encoding="utf-8").strip()
+    table = (directory / "results.md").read_text(encoding="utf-8")
     how = [
         f"{name}: {escape_markdown(made[name])}."
         for name in ("Device", "Optim", "Versions")
@@ -60,11 +63,18 @@ def ablation_section(directory: Path) -> str:
     return "\n\n".join(
         [
             finding(directory),
-            table,
-            "Mean ± standard deviation over seeds; Δ is paired by seed; latency and memory are "
-            "those of one training batch. Made by `make ablation`. " + " ".join(how),
+            drop_columns(table, TIMES),
+            "Mean ± standard deviation over seeds; Δ is paired by seed; memory is that of one "
+            "training batch. Made by `make ablation`. " + " ".join(how),
         ]
     )
+
+
+def drop_columns(table: str, names: Iterable[str]) -> str:
+    """Returns a Markdown table without the columns of these names."""
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.strip().splitlines()]
+    kept = [i for i, title in enumerate(lines[0]) if title.strip() not in names]
+    return "\n".join(f"|{'|'.join(line[i] for i in kept)}|" for line in lines)
 
 
 def find_parts(text: str) -> list[str]:
@@ -103,6 +113,8 @@ def main(arguments: list[str]) -> None:
     }
     for directory in map(Path, arguments[:1]):
         contents |= {"finding": finding(directory), "ablation": ablation_section(directory)}
+        figure = directory / "figures" / "gradients_ddf.png"
+        shutil.copyfile(figure, ROOT / "docs" / "figures" / "ablation.png")
     filled = set()
     for page in (README, *sorted((ROOT / "docs").rglob("*.md"))):
         if names := fill(page, contents):

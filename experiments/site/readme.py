@@ -70,9 +70,13 @@ def ablation_section(directory: Path) -> str:
     )
 
 
-def drop_columns(table: str, names: Iterable[str]) -> str:
-    """Returns a Markdown table without the columns of these names."""
-    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.strip().splitlines()]
+def drop_columns(tables: str, names: Iterable[str]) -> str:
+    """Returns Markdown tables, a blank line between them, without the columns of these names."""
+    return "\n\n".join(_drop(table, names) for table in tables.strip().split("\n\n"))
+
+
+def _drop(table: str, names: Iterable[str]) -> str:
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()]
     kept = [i for i, title in enumerate(lines[0]) if title.strip() not in names]
     return "\n".join(f"|{'|'.join(line[i] for i in kept)}|" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writes files so that they are whole or absent, whatever happens."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Puts `content` at `path` so that a reader, or a crash, sees the old file or the new one."""
+    """Writes a file at once: readers, and a crash, find the old file or the new one."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` at the end, if nothing was raised.
+    """Opens a temporary file, which replaces `path` at the end unless something was raised.
 
-    A process that is killed here leaves a file called `.{path.name}.` and something.
+    A process killed meanwhile leaves a file named `.{path.name}.` and a suffix.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -37,14 +37,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_leftovers(directory: Path, names: Iterable[str]) -> None:
-    """Removes what a process has left in `directory` that was killed while it wrote `names`."""
+    """Removes temporary files of killed processes that wrote `names` in `directory`."""
     for name in names:
         for path in directory.glob(f".{name}.*"):
             path.unlink(missing_ok=True)
 
 
 def _sync(directory: Path) -> None:
-    """Brings the names in `directory` to the disk, where the system can: a power cut keeps them."""
+    """Flushes the names in `directory` to the disk, if the system can, against a power cut."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:

@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, tuple[str, ...]] = {
+    "dynfilters.commands.exports": ("dynfilters.commands.compare",),
+    "dynfilters.commands.models": ("dynfilters.commands.info",),
     "dynfilters.diagnostics.bandwidth": (
         "dynfilters.diagnostics.latency",
         "dynfilters.diagnostics.settings",

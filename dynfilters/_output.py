@@ -8,11 +8,14 @@ from typing import Any
 
 
 def printable(text: str, lines: bool = False) -> str:
-    r"""`text` with what cannot be seen spelled out: escape sequences, directions, lone surrogates.
+    r"""Spells out the characters that are not printable, such as escape sequences.
+
+    Terminals obey some of these characters, and others, such as directions and lone surrogates,
+    cannot be seen.
 
     Args:
         text: from anywhere.
-        lines: leave ends of lines and tabs as they are.
+        lines: keep line ends and tabs.
 
     >>> print(printable("red \x1b[31m, \u202ereversed\n"))
     red \x1b[31m, \u202ereversed\n
@@ -27,7 +30,7 @@ def printable(text: str, lines: bool = False) -> str:
 
 
 def finite(value: Any) -> Any:
-    """`value` with every NaN and infinity, however deep, replaced by None.
+    """Replaces every NaN and infinity in nested data by None, as JSON has neither.
 
     >>> finite({"loss": float("nan"), "steps": (1, 2)})
     {'loss': None, 'steps': [1, 2]}

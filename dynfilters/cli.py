@@ -1,7 +1,7 @@
-"""The command `dynfilters`: what is in the zoo, what it costs, and what it runs on.
+"""The command `dynfilters`.
 
-Each subcommand is a module of `dynfilters.commands` with `add(subparsers)`, which describes its
-arguments, and `run(args)`, which does the work and returns a `Result`.
+Each subcommand is a module of `dynfilters.commands` with two functions: `add(subparsers)`
+describes its arguments, `run(args)` does the work and returns a `Result`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ COMMANDS = (listing, info, bench, compare, convert, build, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; 0 if it went well, 1 if it failed, 2 if the arguments are wrong."""
+    """Runs a subcommand; returns 0 if it succeeded, 1 if it failed, 2 for wrong arguments."""
     args = _parser().parse_args(argv)
     try:
         result = args.run(args)
-    except ValueError as error:  # of which an unknown name is one
-        return _complain(args, error, 2)
+    except ValueError as error:  # an unknown name is one too
+        return _report(args, error, 2)
     except (BuildError, Unavailable, OSError) as error:
-        return _complain(args, error, 1)
+        return _report(args, error, 1)
     if args.json:
         print(json.dumps(result.data, indent=2, default=str, allow_nan=False))
     else:
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dynfilters",
         description="The zoo of dynamic convolution filters for PyTorch.",
-        epilog="Exit status: 0 it went well, 1 it failed, 2 the arguments are wrong.",
+        epilog="Exit status: 0 success, 1 failure, 2 wrong arguments.",
     )
     parser.add_argument("--version", action="version", version=dynfilters.__version__)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(args: argparse.Namespace, error: Exception, code: int) -> int:
+def _report(args: argparse.Namespace, error: Exception, code: int) -> int:
     advice = getattr(error, "advice", "")
     message = f"{args.prog}: {error}{advice and f'. To do: {advice}'}"
     print(printable(message, lines=True), file=sys.stderr)

@@ -11,7 +11,7 @@ import torch
 
 import dynfilters
 from dynfilters import cli
-from dynfilters.commands import compare, exports, measuring
+from dynfilters.commands import compare, measuring
 from dynfilters.diagnostics import measure_bandwidth
 from dynfilters.diagnostics import profile as profiling
 
@@ -90,7 +90,7 @@ def test_a_filter_that_refuses_the_shape_says_so_in_its_row(capsys, tmp_path) ->
 
 
 def test_compare_writes_files(capsys, tmp_path) -> None:
-    paths = {ending: tmp_path / f"table.{ending}" for ending in exports.WRITERS}
+    paths = {ending: tmp_path / f"table.{ending}" for ending in compare.WRITERS}
     arguments = [word for e, path in paths.items() for word in (f"--{e}", str(path))]
     assert cli.main(["compare", "ddf", "dwconv", *QUICK, "--json", *arguments]) == 0
     data = json.loads(capsys.readouterr().out)
@@ -105,7 +105,7 @@ def test_compare_writes_files(capsys, tmp_path) -> None:
     assert picture.startswith(b"\x89PNG") and 10_000 < len(picture) < 300_000
 
 
-@pytest.mark.parametrize("ending", exports.WRITERS)
+@pytest.mark.parametrize("ending", compare.WRITERS)
 def test_an_unwritable_file_is_known_before_measuring(
     ending, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -119,13 +119,13 @@ def test_an_unwritable_file_is_known_before_measuring(
 def test_checking_a_file_leaves_none_behind(tmp_path) -> None:
     there = tmp_path / "there"
     there.write_text("kept")
-    exports.check({"csv": tmp_path / "new", "markdown": there})
+    compare.check_files({"csv": tmp_path / "new", "markdown": there})
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert there.read_text() == "kept"
 
 
 def test_a_picture_needs_matplotlib(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(exports, "find_spec", lambda name: None)
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
     monkeypatch.setattr(compare, "measure", lambda *_: pytest.fail("it measured"))
     assert cli.main(["compare", *QUICK, "--png", str(tmp_path / "c.png")]) == 1
     assert "--png needs matplotlib. To do: pip install matplotlib" in capsys.readouterr().err

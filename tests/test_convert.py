@@ -154,7 +154,7 @@ def test_nothing_is_overwritten_unless_told_to(checkpoint, tmp_path: Path, capsy
     to = tmp_path / "model.safetensors"
     to.write_text("precious")
     arguments = [path, "--source", "ddfnet", "--to", to]
-    assert "is there already; --force replaces it" in failed(capsys, *arguments)
+    assert "exists; --force replaces it" in failed(capsys, *arguments)
     assert to.read_text() == "precious"
     assert run(*arguments, "--force") == 0
     assert_equal(load_model(to), model)
@@ -179,7 +179,7 @@ def test_bad_arguments(checkpoint, tmp_path: Path, capsys) -> None:
     source = ["--source", "ddfnet", "--to"]
     assert "--to: expected a file that ends in" in failed(capsys, path, *source, tmp_path / "a.pth")
     absent = tmp_path / "absent" / "model.safetensors"
-    assert "--to: expected a directory that is there" in failed(capsys, path, *source, absent)
+    assert "--to: expected a directory that exists" in failed(capsys, path, *source, absent)
     assert "No such file" in failed(capsys, tmp_path / "none.pth", *source, to)
     assert "unknown model 'smal'" in failed(capsys, path, *source, to, "--model", "smal")
     wrong = ["--model", "small_resnet", "--num-classes", 5]

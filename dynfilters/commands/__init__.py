@@ -11,7 +11,7 @@ from dynfilters.commands.tables import Table
 
 @dataclass(frozen=True)
 class Result:
-    """What a command has to say: `data` for --json, `shown` for people; `code` to exit with."""
+    """The result of a command: `data` for --json, `shown` for people, and the exit `code`."""
 
     data: Any
     shown: Sequence[Table | str]
@@ -19,7 +19,7 @@ class Result:
 
 
 class Unavailable(RuntimeError):
-    """What was asked for needs something that is not here; `advice` says what to do about it."""
+    """The machine lacks something that the command needs; `advice` says what to do about it."""
 
     def __init__(self, message: str, advice: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""`dynfilters bench NAME`: how long one filter takes, forward and backward."""
+"""`dynfilters bench NAME`: times one filter, forward and backward."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from dynfilters.diagnostics.profile import Profile, profile_filter
 from dynfilters.diagnostics.settings import PARTS
 
 _DESCRIPTION = """
-Times one filter, or its op alone on ready-made taps: percentiles of milliseconds, and the bytes
-that must move at least, as GB/s and as a share of the bandwidth of a copy, measured here.
+Times one filter, or its op alone on ready-made taps: percentiles in milliseconds, and the least
+number of bytes that must move, as GB/s and as a share of the bandwidth of a copy, measured here.
 """
 
 
@@ -40,7 +40,7 @@ def add(subparsers) -> argparse.ArgumentParser:
         default=[],
         type=option,
         metavar="NAME=VALUE",
-        help="of the filter, such as groups=4 or activation=sigmoid; may come several times",
+        help="of the filter, such as groups=4 or activation=sigmoid; may be given several times",
     )
     return parser
 
@@ -81,12 +81,12 @@ def _profile(args: argparse.Namespace) -> Profile:
         )
     except TypeError as error:  # an option that the filter does not have
         raise ValueError(str(error)) from error
-    except RuntimeError as error:  # mostly memory that is not there
+    except RuntimeError as error:  # mostly out of memory
         raise Unavailable(str(error).partition("\n")[0], "try a smaller --shape") from error
 
 
 def option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value as Python reads it, else as a word."""
+    """Parses NAME=VALUE; the value is a Python literal, or else text."""
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")

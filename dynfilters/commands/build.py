@@ -1,4 +1,4 @@
-"""`dynfilters build`: the native library, compiled ahead of use, for here or for elsewhere."""
+"""`dynfilters build`: compiles the native library ahead of use, for this or another machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dynfilters.commands import Result
 from dynfilters.native import build, toolchain
 
 _DESCRIPTION = """
-Compiles the native kernels, which happens by itself on first use otherwise. For machines
-without a compiler, such as containers: build with --output DIR, and set DYNFILTERS_CACHE=DIR
-where they are to run. --device cuda takes nvcc, but no GPU.
+Compiles the native kernels; otherwise that happens on first use. For machines without a compiler,
+such as containers: build with --output DIR, and set DYNFILTERS_CACHE=DIR where they run.
+--device cuda needs nvcc, but no GPU.
 """
 
 
@@ -21,14 +21,14 @@ def add(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=tuple(toolchain.FLAGS), default="cpu")
     parser.add_argument(
         "--arch",
-        help="GPU architectures, such as 9.0 or 8.0,9.0; else those of the GPUs that are here, "
+        help="GPU architectures, such as 9.0 or 8.0,9.0; else those of this machine's GPUs, "
         "else $TORCH_CUDA_ARCH_LIST, else 9.0",
     )
     parser.add_argument(
-        "--march", help="the processor, as g++ calls it, such as x86-64-v3; else this one"
+        "--march", help="the processor by g++'s name, such as x86-64-v3; else this one"
     )
     parser.add_argument("--output", metavar="DIR", help="else the user's cache")
-    parser.add_argument("--force", action="store_true", help="compile even if it is there")
+    parser.add_argument("--force", action="store_true", help="compile even if it exists")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`dynfilters convert CHECKPOINT`: published weights as a file of ours."""
+"""`dynfilters convert CHECKPOINT`: turns published weights into a file of ours."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from dynfilters.models.official import SOURCES, check_official, load_official
 from dynfilters.models.pretrained import save_model
 
 _DESCRIPTION = """
-Reads a checkpoint of another implementation, never running any code that may be in it, loads its
-weights into our network of that name, and writes these as .safetensors, with the name, for
-dynfilters.load_model to make the network from. A network that is not named is found by its keys and
-shapes, if only one fits, or by what the checkpoint or its file calls it.
+Reads a checkpoint of another implementation without running code in it, loads its weights into our
+network, and writes them with the network's name as .safetensors, for dynfilters.load_model. Without
+--model the network is found by its keys and shapes, if only one fits, or by the name that the
+checkpoint or its file has.
 """
-CLASSIFIERS = ("fc", "head", "classifier")  # modules that a classifier's weight is in
+CLASSIFIERS = ("fc", "head", "classifier")  # modules with the classifier's weight
 
 
 def add(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
-        "convert", help="published weights as a file of ours", description=_DESCRIPTION
+        "convert", help="turn published weights into a file of ours", description=_DESCRIPTION
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a file to read")
-    parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="whose keys")
+    parser.add_argument(
+        "--source", required=True, choices=sorted(SOURCES), help="the implementation of these keys"
+    )
     parser.add_argument("--to", required=True, type=Path, metavar="FILE", help="a .safetensors")
     parser.add_argument("--model", metavar="NAME", help="one of `dynfilters list --models`")
-    parser.add_argument("--num-classes", type=int, help="0 for no classifier; else as is there")
+    parser.add_argument("--num-classes", type=int, help="0 for none; else as in the checkpoint")
     parser.add_argument("--in-chans", type=int, default=3, help="channels of the image; else 3")
-    parser.add_argument("--ema", action="store_true", help="the running average of the weights")
-    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    parser.add_argument("--ema", action="store_true", help="read the weights' running average")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     return parser
 
 
@@ -47,16 +49,16 @@ def run(args: argparse.Namespace) -> Result:
     _check_target(args.to, args.force)
     checkpoint = open_checkpoint(args.checkpoint, args.ema)
     classes = _classes(checkpoint.weights) if args.num_classes is None else args.num_classes
-    made_with = classes, args.in_chans
-    name = args.model or _guess(checkpoint, args.checkpoint, args.source, *made_with)
-    model = create_model(name, *made_with)
+    sizes = classes, args.in_chans
+    name = args.model or _guess(checkpoint, args.checkpoint, args.source, *sizes)
+    model = create_model(name, *sizes)
     load_official(model, checkpoint.weights, args.source)
     facts = {
         "dynfilters": dynfilters.__version__,
         "source": args.source,
-        "sha256": _sha256(args.checkpoint),  # of the file that the weights came from
+        "sha256": _sha256(args.checkpoint),  # of the checkpoint
     }
-    save_model(model, args.to, name, *made_with, facts)
+    save_model(model, args.to, name, *sizes, facts)
     data = {
         "checkpoint": str(args.checkpoint),
         "place": checkpoint.place,
@@ -73,17 +75,17 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _check_target(path: Path, force: bool) -> None:
-    """Now rather than after the reading: `ValueError` if the file must not be written."""
+    """Raises `ValueError`, before anything is read, if the file must not be written."""
     if path.suffix != ".safetensors":
         raise ValueError(f"--to: expected a file that ends in .safetensors, got {path}")
     if path.exists() and not force:
-        raise ValueError(f"--to: {path} is there already; --force replaces it")
+        raise ValueError(f"--to: {path} exists; --force replaces it")
     if not path.parent.is_dir():
-        raise ValueError(f"--to: expected a directory that is there, got {path.parent}")
+        raise ValueError(f"--to: expected a directory that exists, got {path.parent}")
 
 
 def _classes(weights: Mapping[str, Tensor]) -> int:
-    """Outputs of the classifier; 0 if there is none."""
+    """Counts the outputs of the classifier; 0 if there is none."""
     for key, weight in weights.items():
         if weight.dim() == 2 and key.endswith(".weight") and key.split(".")[0] in CLASSIFIERS:
             return len(weight)
@@ -91,7 +93,7 @@ def _classes(weights: Mapping[str, Tensor]) -> int:
 
 
 def _guess(checkpoint: Checkpoint, path: Path, source: str, num_classes: int, in_chans: int) -> str:
-    """The one network that the weights fit, by name; `CheckpointError` if that leaves a choice."""
+    """Finds the name of the network that the weights fit; `CheckpointError` unless it is one."""
 
     def fits(name: str) -> bool:
         try:
@@ -102,7 +104,8 @@ def _guess(checkpoint: Checkpoint, path: Path, source: str, num_classes: int, in
             return False
         return True
 
-    named = [name for name in _called(checkpoint, path) if name in list_models() and fits(name)]
+    known = set(list_models())
+    named = [n for n in _possible_names(checkpoint, path) if n in known and fits(n)]
     if named:
         return named[0]
     found = [name for name in track(list_models(), "trying") if fits(name)]
@@ -115,8 +118,8 @@ def _guess(checkpoint: Checkpoint, path: Path, source: str, num_classes: int, in
     )
 
 
-def _called(checkpoint: Checkpoint, path: Path) -> Iterator[str]:
-    """What may be the name: as the training script calls it, then as the file is called."""
+def _possible_names(checkpoint: Checkpoint, path: Path) -> Iterator[str]:
+    """Yields possible names: the training script's, then the file's."""
     if checkpoint.arch:
         yield checkpoint.arch
     yield path.name.split(".")[0]

@@ -1,4 +1,4 @@
-"""`dynfilters list`: the filters and what they adapt to; with --models, the networks."""
+"""`dynfilters list`: the filters by name; with --models, the networks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _filters(pattern: str) -> Result:
 
 
 def adapts_to(info: FilterInfo) -> str:
-    """What the content changes the taps over."""
+    """Names the axes along which the taps change with the content."""
     found = [
         name
         for name, adaptive in (

@@ -1,4 +1,4 @@
-"""What the measuring commands, `bench` and `compare`, have in common."""
+"""Arguments, settings and number formats of the measuring commands `bench` and `compare`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXPONENTS = {"k": 3, "M": 6, "G": 9, "T": 12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where and on what to measure."""
+    """Adds the arguments of shape, device, dtype and time."""
     parser.add_argument(
         "--shape", type=shape, default=(8, 64, 32, 32), metavar="B,C,H,W", help="else 8,64,32,32"
     )
@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def profile_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The same as `profile_filter` takes them."""
+    """Returns them as arguments of `profile_filter`."""
     names = ("shape", "device", "dtype", "memory_format", "compile")
     return {**{name: getattr(args, name) for name in names}, "min_run_time": args.seconds}
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """B,C,H,W as four positive numbers."""
+    """Parses B,C,H,W, four positive integers."""
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -56,7 +56,7 @@ def _seconds(text: str) -> float:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Returns the settings that measurements depend on."""
     return {
         "shape": list(args.shape),
         "device": args.device,
@@ -72,7 +72,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """The settings as one line."""
+    """Describes the settings in one line."""
     parts = [
         "x " + "×".join(map(str, found["shape"])),
         found["dtype"],
@@ -85,7 +85,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def short(value: float | None) -> str:
-    """A number in three digits, and a letter for thousands, millions, …; "-" for None.
+    """Formats a number in three digits, with a letter for thousands, millions, …; "-" for None.
 
     >>> short(36864), short(302014464), short(1.2345), short(999.9), short(12), short(None)
     ('36.9k', '302M', '1.23', '1.00k', '12', '-')
@@ -94,7 +94,7 @@ def short(value: float | None) -> str:
         return "-"
     if isinstance(value, int) and abs(value) < 1000:
         return str(value)
-    rounded = float(f"{value:.3g}")  # first, for 999.9 is a thousand
+    rounded = float(f"{value:.3g}")  # before the letter is chosen: 999.9 becomes 1.00k
     letter, unit = "", 1.0
     for name, exponent in EXPONENTS.items():
         if abs(rounded) >= 10**exponent:
@@ -105,7 +105,7 @@ def short(value: float | None) -> str:
 
 
 def short_bytes(count: int | None) -> str:
-    """Bytes in three digits; "-" for None.
+    """Formats a number of bytes in three digits; "-" for None.
 
     >>> short_bytes(6_422_528)
     '6.42MB'

@@ -1,33 +1,41 @@
-"""Tables for people: drawn by rich in a terminal as wide as it is, plain text anywhere else.
+"""Tables for people: drawn by rich in a terminal, plain text anywhere else.
 
-No word or number is ever cut off: where the columns of a table do not fit, each of its rows
-becomes a list of its own.
+No word or number is cut off: if a table is wider than the terminal, each of its rows becomes a
+list of its own.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from dynfilters._output import printable
 
 T = TypeVar("T")
-PROSE = 20  # columns of the terminal that prose takes at least
-GAP = 2  # between columns of a drawn table
+PROSE = 20  # least width of a column of prose
+WIDEST = 100_000  # columns of plain text, which never breaks a line
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, each of them shown as `str` gives it.
+    """Rows of cells, shown by `str`.
 
     Attributes:
         rows: all of the same length.
         header: names of the columns; none for a list of names and values.
         title: a line above.
-        numbers: columns, from 0, that are aligned on the right.
-        prose: columns, from 0, that may be broken into several lines.
+        numbers: indices of the columns that are aligned on the right.
+        prose: indices of the columns that may be broken into several lines.
     """
 
     rows: Sequence[Sequence[object]]
@@ -37,74 +45,55 @@ class Table:
     prose: Collection[int] = ()
 
     def plain(self) -> str:
-        """Columns two blanks apart, however wide; indented under a title.
+        """Returns the table as text, columns two blanks apart; indented under a title.
 
         >>> print(Table([("a", 1), ("long", 20)], ("NAME", "N"), numbers=[1]).plain())
         NAME   N
         a      1
         long  20
         """
-        cells = [list(map(str, row)) for row in ([self.header] if self.header else [])]
-        cells += [list(map(_text, row)) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        out = io.StringIO()
+        Console(file=out, width=WIDEST, color_system=None).print(self._columns(drawn=False))
         indent = "  " if self.title else ""
-        lines = (
-            "  ".join(
-                cell.rjust(width) if i in self.numbers else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        )
-        shown = (indent + line.rstrip() for line in lines)
-        return "\n".join([self.title, *shown] if self.title else shown)
+        lines = [indent + line.rstrip() for line in out.getvalue().splitlines()]
+        return "\n".join([self.title, *lines] if self.title else lines)
 
-    def draw(self, console: Any) -> None:
-        """Prints it on a rich console."""
+    def draw(self, console: Console) -> None:
+        """Prints the table on a console, within its width."""
         if self.title:
             console.print(self.title, style="bold", markup=False, highlight=False)
+        columns, unlimited = self._columns(), console.options.update_width(WIDEST)
         if not self.header:
-            console.print(self._pairs(self.rows))
-        elif self._needs() <= console.width:
-            console.print(self._columns())
+            console.print(_pairs(self.rows))
+        elif Measurement.get(console, unlimited, columns).minimum <= console.width:
+            console.print(columns)
         else:
             for row in self.rows:
-                console.print(self._pairs(zip(self.header, row, strict=True)))
+                console.print(_pairs(zip(self.header, row, strict=True)))
                 console.print()
 
-    def _needs(self) -> int:
-        """Columns of the terminal below which something would have to be cut off."""
-        columns = zip(self.header, *self.rows, strict=True)
-        widths = (max(len(_text(cell)) for cell in column) for column in columns)
-        least = [min(PROSE, w) if i in self.prose else w for i, w in enumerate(widths)]
-        return sum(least) + GAP * (len(least) - 1)
-
-    def _columns(self) -> Any:
-        from rich import box
-        from rich.table import Table as Drawn
-
-        drawn = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for i, name in enumerate(self.header):
-            drawn.add_column(
-                name,
+    def _columns(self, drawn: bool = True) -> RichTable:
+        table = RichTable(
+            box=SIMPLE_HEAD if drawn else None,
+            padding=(0, 1 if drawn else 2, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            show_header=bool(self.header),
+        )
+        lines = [self.header, *self.rows] if self.header else self.rows
+        for i, cells in enumerate(zip(*lines, strict=True)):
+            broken = drawn and i in self.prose
+            width = max(_text(cell).cell_len for cell in cells)
+            table.add_column(
+                self.header[i] if self.header else "",
                 justify="right" if i in self.numbers else "left",
-                no_wrap=i not in self.prose,
+                no_wrap=not broken,
                 overflow="fold",
-                min_width=PROSE if i in self.prose else None,
+                min_width=PROSE if broken else width,
             )
         for row in self.rows:
-            drawn.add_row(*_literal(row))
-        return drawn
-
-    @staticmethod
-    def _pairs(pairs: Iterable[Sequence[object]]) -> Any:
-        from rich.table import Table as Drawn
-
-        drawn = Drawn.grid(padding=(0, 2, 0, 0))
-        drawn.add_column(style="bold", no_wrap=True)
-        drawn.add_column(overflow="fold")
-        for pair in pairs:
-            drawn.add_row(*_literal(pair))
-        return drawn
+            table.add_row(*map(_text, row))
+        return table
 
 
 def show(parts: Sequence[Table | str]) -> None:
@@ -113,8 +102,6 @@ def show(parts: Sequence[Table | str]) -> None:
         texts = (part.plain() if isinstance(part, Table) else part for part in parts)
         print("\n\n".join(texts))
         return
-    from rich.console import Console
-
     console = Console()
     for i, part in enumerate(parts):
         if i:
@@ -126,16 +113,15 @@ def show(parts: Sequence[Table | str]) -> None:
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items one by one, with a progress bar on standard error if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    """Yields the items, with a progress bar on standard error if that is a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as progress:
         task = progress.add_task(what, total=len(items))
         for item in items:
             progress.update(task, description=f"{what} {item}")
@@ -143,13 +129,16 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
             progress.advance(task)
 
 
-def _literal(cells: Iterable[object]) -> list[Any]:
-    """Cells without rich's markup, which brackets would be taken for."""
-    from rich.text import Text
+def _pairs(pairs: Iterable[Sequence[object]]) -> RichTable:
+    """Makes a table of names and values."""
+    table = RichTable.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for pair in pairs:
+        table.add_row(*map(_text, pair))
+    return table
 
-    return [Text(_text(cell)) for cell in cells]
 
-
-def _text(cell: object) -> str:
-    """A cell in one line; what it shows may come from a file."""
-    return printable(str(cell))
+def _text(cell: object) -> Text:
+    """Makes a cell of one line; brackets are no markup, and control characters are spelled out."""
+    return Text(printable(str(cell)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dynfilters._extras import need
+from dynfilters._extras import require
 from dynfilters._files import write_atomically
 from dynfilters.export.inputs import (
     Axes,
@@ -92,7 +92,7 @@ def export_onnx(
     inputs = checked_example(example)
     if opset not in OPSETS:
         raise ValueError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
-    need("export_onnx", "onnx", "onnx", "onnxscript")
+    require("export_onnx", "onnx", "onnx", "onnxscript")
     axes = dynamic_axes(inputs, dynamic)
     with torch.no_grad():
         model = _exported(module, inputs, axes, opset)

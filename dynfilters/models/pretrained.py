@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynfilters._extras import need
+from dynfilters._extras import require
 from dynfilters._files import write_atomically
 from dynfilters._version import __version__
 from dynfilters.cost import count_macs, count_parameters
@@ -242,7 +242,7 @@ def from_pretrained(
         raise CheckpointError(
             f"source: expected a directory, a .safetensors or owner/name, got {str(source)!r}"
         )
-    need("from_pretrained of a repository", "hub", "huggingface_hub")
+    require("from_pretrained of a repository", "hub", "huggingface_hub")
     from huggingface_hub import snapshot_download
 
     directory = snapshot_download(
@@ -276,7 +276,7 @@ def push_to_hub(
         repo_id: "owner/name".
         private, token, revision, commit_message: as in huggingface_hub.
     """
-    need("push_to_hub", "hub", "huggingface_hub")
+    require("push_to_hub", "hub", "huggingface_hub")
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)

@@ -107,6 +107,7 @@ def not_finite(fn):
     return lambda x, *taps: fn(x, *taps) / torch.zeros(())
 
 
+@pytest.mark.full
 def test_a_wrong_candidate_is_reported_and_not_timed(monkeypatch, capsys):
     inject(monkeypatch, "op", corner_off)
     arguments = ["--cases", "ddf", "--candidates", "op,dwconv", "--dtype", "fp32"]

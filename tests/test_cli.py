@@ -174,6 +174,7 @@ def test_list_shows_the_models(capsys) -> None:
     assert all(one["summary"] for one in found)
 
 
+@pytest.mark.full
 def test_info_shows_what_a_model_costs(capsys) -> None:
     assert cli.main(["info", "--model", "ddf_resnet50"]) == 0
     out = capsys.readouterr().out

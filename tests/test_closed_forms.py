@@ -106,6 +106,7 @@ def test_the_op_keeps_x_and_the_taps(name) -> None:
     assert profile.memory.saved_bytes == saved_bytes_formula(name, shape, part="op")
 
 
+@pytest.mark.full
 def test_the_reference_keeps_the_same() -> None:
     program = (
         "import torch, dynfilters\n"

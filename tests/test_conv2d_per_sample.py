@@ -203,6 +203,7 @@ def test_dilated_groups_in_bfloat16(batch: int, cast: bool, channels_last: bool)
         assert (a.double() - b).abs().max() <= 2**-6 * b.abs().max()
 
 
+@pytest.mark.full
 def test_compile_once_for_all_sizes() -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")

@@ -103,6 +103,7 @@ def test_there_and_back(checkpoint, ema: bool, tmp_path: Path, capsys) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.full
 def test_a_published_network(tmp_path: Path, capsys) -> None:
     """DDF-ResNet-50 under the keys of the official code, found by its file's name."""
     golden = Golden("ddf_mul_resnet50")

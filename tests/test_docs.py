@@ -33,6 +33,7 @@ def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_filters, "_entries", dict(_filters._entries))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
 def test_python_blocks_run(page: Path, restored_registry: None) -> None:
     scope: dict[str, object] = {}

@@ -84,6 +84,7 @@ def test_a_profile_that_fails_is_a_failed_result(tmp_path: Path, monkeypatch) ->
     assert result["error"]["message"] == "no memory left"
 
 
+@pytest.mark.full
 def test_a_sweep_of_profiles_resumes_and_is_reported(tmp_path, monkeypatch, capfd) -> None:
     arguments = ["-m", *UNTIMED, "name=sizes", "filter=dwconv,ddf", "activation=paper", "seed=0"]
     arguments += ["profile.vary=batch,channels", "profile.level=0,1"]

@@ -221,6 +221,7 @@ def test_a_bad_setting_stops_the_sweep_before_it_starts(overrides, message) -> N
         check_job(make(*SMALL, *overrides))
 
 
+@pytest.mark.full
 def test_a_small_sweep_resumes_and_its_report_has_the_section(tmp_path, monkeypatch) -> None:
     arguments = [
         "-m",

@@ -132,6 +132,7 @@ def test_ddf_is_the_same_on_any_number_of_threads(dtype, memory_format) -> None:
     )
 
 
+@pytest.mark.full
 def test_ddf_compiles_exports_and_autocasts_by_one_op() -> None:
     torch._dynamo.reset()
     layer, x = dynfilters.DDF(12).eval(), torch.randn(2, 12, 7, 9)

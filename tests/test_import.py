@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from toolbox import PATIENCE
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[1]
 OPTIONAL = [
     "hydra",

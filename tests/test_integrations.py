@@ -39,6 +39,7 @@ def test_ddp_of_all_filters(record_property) -> None:
         record_property("capability", [name, "DDP", "ok", ""])
 
 
+@pytest.mark.full
 def test_hardly_anything_is_not_applicable() -> None:
     """Of a registered filter: opcheck, where it needs no op of ours."""
     dense = {"conv", "dwconv", "condconv", "odconv", "weightnet"}
@@ -147,6 +148,7 @@ class Once(torch.autograd.Function):
 
 
 # What is broken on purpose makes torch warn, each in its own way.
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("capability", BREAKS)
 def test_what_is_broken_fails(capability: str, monkeypatch) -> None:

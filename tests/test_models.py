@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from combinations import some
 from torch import Tensor, nn
 
 import dynfilters
@@ -34,7 +35,7 @@ def image(batch: int = 2, height: int = 32, width: int = 32, **kind) -> Tensor:
     return torch.randn(batch, 3, height, width, **kind)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(NAMES, *ONE_OF_EACH))
 def test_every_name_is_a_whole_network(name: str) -> None:
     with torch.device("meta"):
         model, x = create_model(name), torch.empty(1, 3, 64, 64)
@@ -65,7 +66,7 @@ def test_trains(name: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("name", some(ONE_OF_EACH, *ONE_OF_EACH[::3]))
 def test_evaluates_and_survives_copies(name: str) -> None:
     model, x = small(name).eval(), image(1)
     twin = small(name).eval()
@@ -104,6 +105,7 @@ def test_memory_format_and_half_precision(name: str) -> None:
         assert (rounded.float() - y).abs().max() < 0.05 * y.abs().max()
 
 
+@pytest.mark.full
 def test_any_filter_in_any_block() -> None:
     for filter in FILTERS:
         for block in ("basic", "bottleneck"):

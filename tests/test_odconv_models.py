@@ -35,6 +35,7 @@ def convolutions(layers: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("experts", [1, 4])
 def test_costs_are_those_of_the_replaced_convolutions(experts: int) -> None:
     """All three convolutions of a bottleneck are replaced, those of shortcuts and stem are not.

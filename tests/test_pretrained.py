@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from combinations import full
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -39,10 +40,10 @@ def _assert_same(found: nn.Module, wanted: nn.Module, size: int = 9) -> None:
     ("name", "options"),
     [
         ("small_resnet", {"filter": "involution", "filter_options": {"group_channels": 4}}),
-        ("ddf_resnet26", {"layers": (1, 1, 1, 1), "filter_options": {"kernel_size": (1, 3)}}),
-        ("resnet18", {"filter": "weightnet", "num_classes": 0, "global_pool": ""}),
-        ("rednet26", {"layers": (1, 1, 1, 1), "features_only": True, "out_indices": (1, -1)}),
-        ("weightnet_shufflenet_v2_x0_5", {}),
+        full(("ddf_resnet26", {"layers": (1, 1, 1, 1), "filter_options": {"kernel_size": (1, 3)}})),
+        full(("resnet18", {"filter": "weightnet", "num_classes": 0, "global_pool": ""})),
+        full(("rednet26", {"layers": (1, 1, 1, 1), "features_only": True, "out_indices": (1, -1)})),
+        full(("weightnet_shufflenet_v2_x0_5", {})),
     ],
 )
 def test_round_trip(tmp_path: Path, name: str, options: dict) -> None:

@@ -108,6 +108,7 @@ def test_an_upsampler() -> None:
     assert found.macs == encoded + b * c * 9 * h * w * 25
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled() -> None:
     found = profile_filter("dwconv", SHAPE, compile=True, adaptivity=False, **QUICK)

@@ -11,6 +11,8 @@ import torch
 import dynfilters
 from dynfilters.diagnostics import count_macs, count_parameters
 
+pytestmark = pytest.mark.full
+
 EXACT = {  # parameters
     "ddf_mul_resnet50": 16_843_748,
     "ddf_add_resnet50": 16_843_748,

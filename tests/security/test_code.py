@@ -37,7 +37,9 @@ SUBPROCESSES = ("run", "Popen", "call", "check_call", "check_output")
 # (file, call): why it is there.
 EXCEPTIONS = {
     ("dynfilters/__init__.py", "importlib.import_module"): "our own module, on first use",
-    ("dynfilters/extras.py", "import_module"): "libraries that are named in our own code",
+    ("dynfilters/_extras.py", "import_module"): "libraries that are named in our own code",
+    ("dynfilters/_moved.py", "importlib.import_module"): "our modules, by a table",
+    ("dynfilters/models/__init__.py", "importlib.import_module"): "one of our modules",
     (
         "experiments/sweep/plugins.py",
         "importlib.import_module",
@@ -93,7 +95,7 @@ def test_no_call_runs_what_it_is_given() -> None:
         for path in files()
         for name, line in offences(path.read_text(encoding="utf-8"))
     }
-    assert len(files()) > 150
+    assert len(files()) > 100
     assert found.keys() == EXCEPTIONS.keys()
 
 

@@ -68,10 +68,14 @@ compare: $(VENV)/dev  ## Measures every filter for the documentation's pages
 docs: $(VENV)/dev  ## The documentation, in build/site; any warning is an error
 	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict
 
-lint: $(VENV)/dev  ## Lint, format check, types of the public API, and every configuration composed
+# The layers of imports are those of a copy in which dynfilters.experiments stands where it is installed.
+lint: $(VENV)/dev  ## Lint, format check, types of the public API, layers of imports, every configuration composed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	rm -rf build/imports && mkdir -p build/imports && cp -r dynfilters pyproject.toml build/imports
+	rm build/imports/dynfilters/experiments.py && cp -r experiments build/imports/dynfilters
+	cd build/imports && $(abspath $(PY)) -c "from importlinter.cli import lint_imports_command as check; check()" --no-cache
 	$(PY) -m pytest tests/test_conf.py
 
 format: $(VENV)/dev  ## Format the code

@@ -165,6 +165,7 @@ def test_a_wrong_override_stops_the_sweep_before_any_training(
     assert not list(tmp_path.rglob(RESULT))
 
 
+@pytest.mark.long
 def test_a_sweep_collapses_duplicates_and_resumes(tmp_path, monkeypatch, capfd) -> None:
     sweep = ["-m", *TINY, "filter=dwconv,ddf", "activation=sigmoid,filter_norm", "seed=0"]
     assert run_main(monkeypatch, tmp_path, *sweep) == 0

@@ -541,6 +541,7 @@ def test_stages_know_how_long_and_whether_there_is_a_library(tmp_path, monkeypat
         assert (tmp_path / "bench.log").read_text() == f"2.00 {backend}\n"
 
 
+@pytest.mark.long
 @pytest.mark.full
 def test_gpu_day_needs_no_hydra():
     """Its tests and its benchmark import where only torch, numpy and pytest are."""

@@ -70,6 +70,7 @@ ptxas info    : Used 32 registers, used 0 barriers, 16 bytes cumulative stack si
 
 
 @pytest.mark.full
+@pytest.mark.long
 @pytest.mark.needs("nvcc")
 def test_the_kernels_compile_and_those_for_3x3_stay_in_registers() -> None:
     """For all four types, and with all ways to combine. One test, so that one process does it."""

@@ -18,7 +18,7 @@ from dynfilters.export import ExportError, export_onnx
 from dynfilters.ops import filter2d, filter2d_reference
 from tests.cases import FILTER2D
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 CHANNELS = 16
 GUIDED = "guided"

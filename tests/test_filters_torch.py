@@ -34,6 +34,7 @@ def test_nothing_to_see_gives_finite_numbers(name: str, kind: torch.dtype, devic
         assert tensor.isfinite().all()
 
 
+@pytest.mark.long
 @pytest.mark.full
 def test_the_whole_zoo_compiles_in_one_process() -> None:
     """One shared `forward` would hit the limit of variants that torch.compile keeps for one piece

@@ -17,7 +17,7 @@ from fuzz.worker import Journal, run_batch
 from hypothesis import strategies as st
 from toolbox import PATIENCE
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 TESTS = Path(__file__).parent
 PROPERTIES = """

@@ -13,7 +13,7 @@ import dynfilters
 from dynfilters.diagnostics import count_macs, count_parameters
 from dynfilters.models.official import OfficialWeightsError
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 golden = cache(Golden)
 

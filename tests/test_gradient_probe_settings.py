@@ -49,6 +49,7 @@ def test_a_compiled_model_has_the_same_records_and_one_graph(filter, activation,
     assert len(graphs) == 2  # one for steps that are recorded, one for the others
 
 
+@pytest.mark.long
 @pytest.mark.full
 @of_pytorch_itself
 def test_inductor_compiles_the_probe_into_the_graph():

@@ -26,6 +26,7 @@ def _block(name: str) -> nn.Module:
     return nn.Sequential(*around(convs[0]), *around(filters), *around(convs[1]))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "name, ops",

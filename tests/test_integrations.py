@@ -30,6 +30,7 @@ def test_capability(name: str, capability: str, device, record_property) -> None
     assert result.status == "ok" or result.reason
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_ddp_of_all_filters(record_property) -> None:
     """In the same two processes, which take longer to start than all of the rest."""

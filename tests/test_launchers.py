@@ -13,7 +13,7 @@ from sweeps import ROOT, TINY, run_main
 
 from dynfilters.experiments.results import GRADIENTS, RESULT, read_result
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 LAUNCHERS = ("joblib", "submitit_local")
 SWEEP = (*TINY, "filter=dwconv", "seed=0,1", "measure.seconds=0")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sanitize
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 
 @pytest.fixture

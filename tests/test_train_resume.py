@@ -22,7 +22,7 @@ from training_runs import (
 
 from dynfilters.experiments.engine.engine import Engine
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 # 33 images in batches of 8: four steps an epoch, twelve in all, a checkpoint at every second.
 STEPS = 12

@@ -9,7 +9,7 @@ import signal
 import pytest
 from disturbed import JOBS, PATIENCE, finished, goes_on, leftovers, start, wait_for
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sweeps import run_main
 from dynfilters.experiments.files import locked
 from dynfilters.experiments.report import build_report
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 
 def test_the_second_sweep_stops_before_its_first_job(

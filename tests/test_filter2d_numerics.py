@@ -1,6 +1,6 @@
 """Extreme values go where PyTorch's own convolution lets them go, and long sums stay exact enough.
 
-Whatever kernels are live: `make test` runs this on the native ones, and on the reference.
+Whatever kernels are live: `make test-full` runs this on the native ones, and on the reference.
 """
 
 from __future__ import annotations

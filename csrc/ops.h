@@ -143,7 +143,7 @@ inline Activation checked_activation(const char* taps, bool there, const std::st
                                      int64_t count) {
   Activation activation;
   STD_TORCH_CHECK(activation_of(name, gain, eps, activation), taps,
-                  "_activation: expected identity, sigmoid, softmax, tanh or filter_norm, got ", name);
+                  "_activation: expected one of ", activation_names(), ", got ", name);
   STD_TORCH_CHECK(!there || activation.kind != ActivationKind::kFilterNorm || count > 1, taps,
                   ": filter_norm expected at least 2 taps to normalize, got 1");
   return there ? activation : Activation{};
@@ -217,7 +217,7 @@ struct Wanted {
   bool x, spatial, channel, std;
 };
 
-// Those that are not wanted are empty.
+// Empty tensors where a gradient is not wanted.
 struct Gradients {
   Tensor x, spatial, channel, std;
 };

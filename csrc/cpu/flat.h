@@ -1,11 +1,10 @@
-// The planar passes where the planes themselves can be read as flat memory: dense planes of the
-// accumulation type, stride and scale 1. Positions run over whole rows of the image with its own
-// width as pitch, so nothing is packed but the spatial taps, once for all channels of a group.
+// Dense planes of the accumulation type, without stride and scale, read in place as flat memory. Positions run over
+// whole rows of the image with its own width as pitch, so nothing is packed but the spatial taps, once for all channels
+// of a group.
 //
-// A tap that would reach beyond the left or right edge reads a pixel of the neighbouring row
-// instead; its spatial tap is set to zero, which drops it. That is exact unless the pixel or the
-// tap is not finite. So each pass reports whether a result, or what it dropped, was not finite, and
-// the caller then runs the packed pass, which reads zeros there.
+// A tap that would reach beyond the left or right edge reads a pixel of the neighbouring row instead; its spatial tap
+// is set to zero, which drops it. That is exact unless the pixel or the tap is not finite. So each pass reports whether
+// a result, or what it dropped, was not finite, and the caller then runs the planar pass, which reads zeros there.
 #pragma once
 #include "activate.h"
 #include "kernels.h"
@@ -19,7 +18,7 @@ class Flat {
   const Filter2dParams& p;
   const Operands& o;
   int64_t row = 0, rows = 0, N = 0;
-  A dropped = 0;               // NaN once something not finite was dropped
+  A dropped = 0;                   // NaN once something not finite was dropped
   std::vector<TapOffset> reads;    // of a window: the pixel under each tap
   std::vector<TapOffset> readers;  // of a pixel: the window that reads it by each tap, the last tap first
 
@@ -36,7 +35,7 @@ class Flat {
   }
   int64_t tap_size() const { return vectors<A>(N) * lanes * p.taps(); }
 
-  // The channel taps of a sample; packed only if they are not side by side.
+  // Finds the channel taps of a sample; packs them only if they are not side by side.
   void begin_sample(int64_t b) {
     const int64_t K = p.taps();
     if (!p.has_channel()) return;
@@ -50,7 +49,7 @@ class Flat {
   }
   const A* channel_taps(int64_t ch) const { return channel + ch * channel_step; }
 
-  // The spatial taps that the tile's positions and their readers use, activated if need be.
+  // Finds the spatial taps that the tile's positions and their readers use, and activates them if need be.
   void begin_group(int64_t b, int64_t group) {
     if (!p.has_spatial()) return;
     spatial = static_cast<const A*>(o.spatial) + b * p.ss[0] + group * p.ss[1];
@@ -62,8 +61,8 @@ class Flat {
     activate(o.activation, planes.data(), p.taps(), steps[0], steps[0]);
     spatial = planes.data();
   }
-  // The taps of the tile's positions as windows, out: (vectors, taps, lanes). Those that reach
-  // outside the image are zero. `once`: lanes that repeat positions are zero too.
+  // Packs the taps of the tile's positions as windows, out: (vectors, taps, lanes). Taps that reach outside the image
+  // are zero. once: those of lanes that repeat positions are zero too.
   void pack_windows(bool once, A* out) {
     for (int64_t k = 0; k < p.taps(); ++k) {
       fill_line(k, 0, 0, shift_y(k), shift_x(k));
@@ -77,7 +76,7 @@ class Flat {
     A* last = out + tap_size() - lanes * p.taps();
     for (int64_t k = 0; once && k < p.taps(); ++k) std::fill(last + k * lanes, last + k * lanes + repeated, A(0));
   }
-  // The taps by which the readers read the tile's positions.
+  // Packs the taps by which the readers read the tile's positions.
   void pack_readers(A* out) {
     for (int64_t t = 0; t < p.taps(); ++t) {
       const int64_t k = p.taps() - 1 - t;
@@ -85,7 +84,7 @@ class Flat {
       interleave(t, out);
     }
   }
-  // The way back: what was summed for each tap to the gradient of spatial.
+  // Writes the gradient of spatial, from the sums for each tap.
   void write_spatial(const A* sums, int64_t b, int64_t group) {
     const int64_t K = p.taps(), size = round_up(N, lanes);
     grads.assign(K * size, A(0));
@@ -109,9 +108,8 @@ class Flat {
     for (int64_t k = 0; k < K; ++k) std::copy_n(grads.data() + k * size, N, target + k * p.height * p.width);
   }
 
-  // The tile's first position in a plane. Taps reach beyond the tile, for the outermost planes
-  // beyond the tensor: those are copied to where there is room
-  // (in two places, for two channels at once).
+  // The tile's first position in a plane. Taps reach beyond the tile, in the outermost planes beyond the tensor: those
+  // are copied to where there is room; slot: one for each of two channels at once.
   const A* source(const void* tensor, int64_t b, int64_t ch, int slot = 0) {
     const int64_t plane = p.height * p.width, total = p.batch * p.channels * plane;
     const int64_t start = (b * p.channels + ch) * plane + row * p.width, margin = p.pad_h() * p.width + p.pad_w();
@@ -138,14 +136,14 @@ class Flat {
   int64_t shift_y(int64_t k) const { return k / p.kw * p.dilation - p.pad_h(); }
   int64_t shift_x(int64_t k) const { return k % p.kw * p.dilation - p.pad_w(); }
 
-  // f(row of the tile, first column, last column) where (row + dy, column + dx) is in the image.
+  // Calls f(row of the tile, first column, end) where (row + dy, column + dx) is in the image.
   template <class F>
   void over_inside(int64_t dy, int64_t dx, const F& f) const {
     const int64_t from = std::max<int64_t>(0, -dx), to = std::min(p.width, p.width - dx);
     for (int64_t i = 0; i < rows; ++i)
       if (row + i + dy >= 0 && row + i + dy < p.height && from < to) f(i, from, to);
   }
-  // The same where it is not.
+  // Calls it where that is not in the image.
   template <class F>
   void over_outside(int64_t dy, int64_t dx, const F& f) const {
     const int64_t from = std::clamp<int64_t>(-dx, 0, p.width), to = std::clamp<int64_t>(p.width - dx, from, p.width);
@@ -180,96 +178,5 @@ class Flat {
       store(out + (v * p.taps() + k) * lanes, load(line.data() + std::min(v * lanes, N - lanes)));
   }
 };
-
-// Both return whether all results were finite.
-template <class A>
-bool forward_flat(const Filter2dParams& p, const Operands& o, Correlate<A> correlate, const Tiles& tiles,
-                  Worker& worker) {
-  Flat<A> flat(p, o);
-  std::vector<A> taps;
-  Vector<A> nonfinite{};
-  int64_t sample = -1;
-  do {
-    const int64_t task = worker.task(), b = task / tiles.count(), K = p.taps();
-    if (b != sample) flat.begin_sample(sample = b);
-    flat.begin(tiles.at(p, task % tiles.count()));
-    taps.resize(flat.tap_size());
-    const int64_t each = p.group_channels();
-    for (int64_t group = 0; group < p.groups; ++group) {
-      flat.begin_group(b, group), flat.pack_windows(false, taps.data());
-      for (int64_t ch = group * each; ch < (group + 1) * each; ++ch)
-        correlate(flat.reads.data(), K, flat.source(o.x, b, ch), taps.data(), flat.channel_taps(ch), flat.N,
-                  flat.target(o.y, b, ch), false, &nonfinite);
-    }
-  } while (worker.next());
-  return sum<A>(nonfinite) + flat.dropped == 0;
-}
-
-template <class A>
-class BackwardFlat {
- public:
-  BackwardFlat(const Filter2dParams& params, const Operands& operands, Correlate<A> correlate, SumTaps<A> sum_taps)
-      : p(params), o(operands), flat(params, operands), correlate(correlate), sum_taps(sum_taps) {}
-
-  // Tiles [first, last) of sample b. partial: (channels, taps), or null.
-  void run(const Tiles& tiles, int64_t b, int64_t first, int64_t last, A* partial) {
-    const int64_t size = p.channels * p.taps();
-    if (partial) std::fill(partial, partial + size, A(0));
-    flat.begin_sample(b);
-    for (int64_t i = first; i < last; ++i) {
-      flat.begin(tiles.at(p, i));
-      windows.resize(flat.tap_size()), readers.resize(flat.tap_size()), sums.resize(flat.tap_size());
-      unwanted.resize(p.taps());
-      all.assign(vectors<A>(flat.N), ~Mask<A>{});
-      for (int64_t group = 0; group < p.groups; ++group) run_group(b, group, partial);
-    }
-    for (int64_t i = 0; partial && i < size; ++i) nonfinite[0] += partial[i] - partial[i];
-  }
-  bool finite() const { return sum<A>(nonfinite) + flat.dropped == 0; }
-
- private:
-  const Filter2dParams& p;
-  const Operands& o;
-  Flat<A> flat;
-  const Correlate<A> correlate;
-  const SumTaps<A> sum_taps;
-  std::vector<A> windows, readers, sums, unwanted;
-  std::vector<Mask<A>> all;
-  Vector<A> nonfinite{};
-
-  void run_group(int64_t b, int64_t group, A* partial) {
-    flat.begin_group(b, group);
-    if (o.grad_x) flat.pack_readers(readers.data());
-    if (o.grad_spatial || o.partial) flat.pack_windows(true, windows.data());
-    std::fill(sums.begin(), sums.end(), A(0));
-    const int64_t end = (group + 1) * p.group_channels();
-    for (int64_t ch = group * p.group_channels(), next; ch < end; ch = next) {
-      next = std::min(ch + 2, end);
-      for (int64_t c = ch; o.grad_x && c < next; ++c)
-        correlate(flat.readers.data(), p.taps(), flat.source(o.grad, b, c), readers.data(), flat.channel_taps(c),
-                  flat.N, flat.target(o.grad_x, b, c), false, &nonfinite);
-      if (!o.grad_spatial && !o.partial) continue;
-      TapSums<A> both{{}, int(next - ch), windows.data(), sums.data(), all.data(), flat.N};
-      for (int64_t c = ch; c < next; ++c)
-        both.of[c - ch] = {flat.source(o.x, b, c, int(c - ch)), flat.target(const_cast<void*>(o.grad), b, c),
-                           flat.channel_taps(c), partial ? partial + c * p.taps() : unwanted.data()};
-      sum_taps(flat.reads.data(), p.taps(), both);
-    }
-    if (o.grad_spatial) flat.write_spatial(sums.data(), b, group);
-  }
-};
-
-template <class A>
-bool backward_flat(const Filter2dParams& p, const Operands& o, Correlate<A> correlate, SumTaps<A> sum_taps,
-                   const Tiles& tiles, int64_t chunks, Worker& worker) {
-  BackwardFlat<A> backward(p, o, correlate, sum_taps);
-  do {
-    const int64_t task = worker.task(), b = task / chunks, chunk = task % chunks, count = tiles.count();
-    A* partial = static_cast<A*>(o.partial);
-    if (partial) partial += task * p.channels * p.taps();
-    backward.run(tiles, b, count * chunk / chunks, count * (chunk + 1) / chunks, partial);
-  } while (worker.next());
-  return backward.finite();
-}
 
 }  // namespace dynfilters::cpu

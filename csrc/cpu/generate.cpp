@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "select.h"
-#include "transpose.h"
-
 namespace dynfilters::cpu {
 
 namespace {
@@ -96,7 +93,7 @@ void add_planes(const A* x, int64_t pitch, const int64_t* at, const Mask<A>& cou
     for (int i = 0; i < kCount; ++i) store(logits + o * logits_pitch + i * lanes, y[o][i]);
 }
 
-// The same for `count` positions, at least a vector: the last vector overlaps the one before.
+// Likewise for `count` positions, at least a vector: the last vector overlaps the one before.
 template <class A>
 void add_planes(PoolScratch<A>& s, const A* x, int64_t pitch, int64_t count, int64_t c) {
   constexpr int64_t lanes = kLanes<A>;
@@ -116,7 +113,7 @@ void add_planes(PoolScratch<A>& s, const A* x, int64_t pitch, int64_t count, int
   }
 }
 
-// Of the first `some` of the planes just added.
+// Stores the sums of the first `some` of the planes just added.
 template <class A>
 void store_sums(const PoolScratch<A>& s, int64_t some, A* to) {
   constexpr int64_t lanes = kLanes<A>;

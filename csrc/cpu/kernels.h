@@ -1,9 +1,8 @@
-// The passes, for any storage type and layout.
+// The passes, for any storage type and memory format, as the boundary to torch and they themselves call one another.
 #pragma once
 #include "../activation.h"
+#include "plan.h"
 #include "storage.h"
-#include "work_queue.h"
-#include "tiles.h"
 
 namespace dynfilters::cpu {
 
@@ -19,18 +18,27 @@ struct Operands {
   int64_t threads;                  // that share the work
 };
 
-// y; tasks are the tiles of all samples. False: the way cannot serve these values, and what was
-// written is not to be used.
+// y; tasks are the tiles of all samples. False: the algorithm cannot serve these values, and what was written is not to
+// be used.
 bool forward(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, Worker& worker);
 // The gradients wanted; tasks are runs of tiles, `chunks` to a sample.
 bool backward(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, int64_t chunks,
               Worker& worker);
-// The part of both for vectors of channels; not for float64.
+// Both by vectors of channels (kPixels, kTransposed); not for float64.
 bool forward_pixels(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, Worker& worker);
 bool backward_pixels(const Filter2dParams& p, Storage storage, const Operands& o, const Plan& plan, int64_t chunks,
                      Worker& worker);
-// Adds up, in order, what the chunks found for the gradient of channel; for samples [begin, end).
+// The gradient of channel for samples [begin, end): the sums of its chunks, added up in order.
 void reduce_channel(const Filter2dParams& p, const void* partial, int64_t chunks, bool is_double, void* out,
                     int64_t begin, int64_t end);
+
+// Channel taps that are not finite: a window outside the grid adds no term to the gradient of x, where the passes add
+// zero times the tap, which is NaN. The planes of channels with such a tap are computed again, by the formula.
+
+// Whether all channel taps of samples [begin, end) are finite.
+bool channel_is_finite(const Filter2dParams& p, Storage storage, const Operands& o, int64_t begin, int64_t end);
+// The gradient of x in the channels with a nonfinite tap, of samples [begin, end). Each element is summed in one order,
+// by one task.
+void grad_x_nonfinite(const Filter2dParams& p, Storage storage, const Operands& o, int64_t begin, int64_t end);
 
 }  // namespace dynfilters::cpu

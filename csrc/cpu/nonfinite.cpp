@@ -1,10 +1,8 @@
-#include "nonfinite.h"
-
+// The gradient of x where channel taps are not finite, by the formula.
 #include <vector>
 
-#include "../filter2d.h"
 #include "activate.h"
-#include "select.h"
+#include "kernels.h"
 
 namespace dynfilters::cpu {
 
@@ -15,7 +13,7 @@ const A* channel_taps(const Filter2dParams& p, const Operands& o, int64_t b, int
   return static_cast<const A*>(o.channel) + b * p.cs[0] + c * p.cs[1];
 }
 
-// Of one channel, or of `channels` that lie behind one another.
+// Whether the taps of a channel, or of `channels` one behind the other, are finite.
 template <class A>
 bool are_finite(const Filter2dParams& p, const A* taps, int64_t channels = 1) {
   const int64_t K = p.taps(), n = p.channel_phases * K;
@@ -66,7 +64,7 @@ class GradX {
   const Operands& o;
   const Access<A>& io;
   const int64_t cols, pitch;
-  std::vector<A> line, taps, plane;  // a row of grad; of spatial, activated: (taps, pitch); the gradient
+  std::vector<A> line, taps, plane;  // a row of grad; one of activated spatial: (taps, pitch); the gradient of a plane
 
   void read_spatial(int64_t b, int64_t group, int64_t row) {
     const int64_t place = b * p.ss[0] + group * p.ss[1] + row * p.ss[3];

@@ -6,7 +6,6 @@
 #include "activate.h"
 #include "generate.h"
 #include "kernels.h"
-#include "nonfinite.h"
 
 namespace {
 
@@ -22,7 +21,7 @@ bool over_tasks(int64_t tasks, const F& run, int64_t least = 1) {
   });
   return done;
 }
-// The same for tasks that threads take from one another.
+// Likewise, for tasks that threads take from one another.
 template <class F>
 bool over_queue(int64_t count, const F& run) {
   WorkQueue queue(count);
@@ -31,7 +30,7 @@ bool over_queue(int64_t count, const F& run) {
     return !worker.next() || run(worker);
   });
 }
-// By the fastest algorithm, or where that cannot serve the values, by the one that serves all.
+// Runs the fastest algorithm, or where that cannot serve the values, the one that serves all.
 template <class F>
 void run_best(const Call& call, const MemoryFormat& format, const F& run) {
   const int64_t bytes = call.x.element_size();
@@ -82,7 +81,7 @@ class ChannelActivation {
   ChannelTaps taps{};
 };
 
-// See nonfinite.h.
+// See channel_is_finite.
 void correct_grad_x(const Filter2dParams& p, Storage storage, const Operands& o) {
   const int64_t taps = p.channels * p.taps() * p.channel_phases, many = 64 * 1024;
   const auto are_finite = [&](int64_t begin, int64_t end) { return channel_is_finite(p, storage, o, begin, end); };

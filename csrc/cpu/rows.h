@@ -1,22 +1,26 @@
-// The innermost kernels: vectors along the flat positions of a tile (see plan.h). Each takes NT
-// taps a pass, because that many partner addresses and channel taps fit in registers; all passes
-// over a tile stay in L1.
+// The innermost kernels for vectors along planes, over the flat positions of a tile (planar.h, flat.h). Each pass takes
+// NT taps, because that many partner addresses and channel taps fit in registers; all passes over a tile stay in L1.
 #pragma once
 #include "../filter2d.h"
-#include "plan.h"
+#include "simd.h"
 
 namespace dynfilters::cpu {
 
-// The positions [0, N) in whole vectors, N at least one: the last one ends at N, and so may
-// overlap the one before.
+// One tap: where its partner lies, relative to the window's (or pixel's) own flat position.
+struct TapOffset {
+  int64_t tap, offset;
+};
+
+// How many vectors cover the positions [0, N), N at least one vector: the last one ends at N, and so may overlap the
+// one before.
 template <class A>
 inline int64_t vectors(int64_t N) {
   return (N + kLanes<A> - 1) / kLanes<A>;
 }
 
 // out[m] (+)= Σ over taps t of tap(s[m, t], c[tap_t]) · x[m + offset_t].
-// s: (vectors, n, lanes): the taps of a vector of positions lie together. `nonfinite` becomes nonzero
-// (NaN) where out is not finite.
+// s: (vectors, n, lanes), the taps of a vector of positions side by side. `nonfinite` becomes NaN where out is not
+// finite.
 template <class A>
 using Correlate = void (*)(const TapOffset* taps, int64_t n, const A* x, const A* s, const A* c, int64_t N, A* out,
                            bool add, Vector<A>* nonfinite);
@@ -70,8 +74,8 @@ void correlate(const TapOffset* taps, int64_t n, const A* x, const A* s, const A
 
 // With p = g[m] · x[m + offset_t] where mask is all ones, else 0:
 // s_sums[m, t] += d_spatial(p, c[t]) and c_sums[t] += Σ_m d_channel(p, s[m, t]).
-// Two channels of a group at a time, where there are two, share s and s_sums in registers. Both sums
-// are made although one alone may be wanted, which is rare: the other's products are at hand.
+// Two channels of a group at a time, where there are two, share s and s_sums in registers. Both sums are computed
+// although one alone may be wanted, which is rare: the products are there.
 template <class A>
 struct TapSums {
   struct {
@@ -88,7 +92,7 @@ struct TapSums {
 template <class A>
 using SumTaps = void (*)(const TapOffset* taps, int64_t n, const TapSums<A>& sums);
 
-// The channels `first` and following, NC of them.
+// For NC channels from `first` on.
 template <class A, class Op, int NT, int NC>
 void sum_some(const TapOffset* taps, int64_t n, int64_t done, const TapSums<A>& o, int first) {
   constexpr int64_t lanes = kLanes<A>;

@@ -11,8 +11,8 @@
 
 namespace dynfilters::cuda {
 
-// What the taps of a filter have to know of one another. A tap is finished by itself then, wherever
-// it is read: backward, the taps of a pixel of x belong to as many windows as there are taps.
+// What the activation of a tap needs of the other taps of its filter. With it a tap is activated by itself, wherever it is
+// read: backward, the taps of a pixel of x belong to as many windows as there are taps.
 template <class A>
 struct Statistics {
   static constexpr int kNumbers = 4;
@@ -21,7 +21,7 @@ struct Statistics {
   A factor = 1;  // softmax: 1 / Σ exp(t - shift); filter_norm: 1 / (std + ε)
   A slope = 0;   // filter_norm: 1 / (std · (K - 1))
 
-  // As whole 16-byte words.
+  // Reads and writes whole 16-byte words.
   static __device__ __forceinline__ Statistics load(const A* from) {
     constexpr int n = 16 / sizeof(A);
     A numbers[kNumbers / n][n];
@@ -40,7 +40,7 @@ struct Statistics {
   }
 };
 
-// Of a filter: the mean of the gradient in its activated taps, and the sum of its products with
+// For a filter: the mean of the gradient in its activated taps, and the sum of its products with
 // them (before the gain).
 template <class A>
 struct GradientSums {
@@ -78,7 +78,7 @@ struct Activator {
     if (is(ActivationKind::kSoftmax)) return of_softmax<Unroll>(taps, at);
     return is(ActivationKind::kFilterNorm) ? of_norm<Unroll>(taps, at) : Statistics<A>{};
   }
-  // Of the filter whose statistics are left in memory.
+  // Statistics of a filter that are left in memory.
   __device__ __forceinline__ Statistics<A> statistics_at(int64_t filter) const {
     if (!has_statistics()) return {};
     return Statistics<A>::load(statistics + filter * Statistics<A>::kNumbers);

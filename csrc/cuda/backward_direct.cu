@@ -1,7 +1,6 @@
 // A unit of its own, so that compilers can share the work.
-#include "../filter2d.h"
-#include "direct_backward.cuh"
-#include "paths.cuh"
+#include "algorithm.cuh"
+#include "direct.cuh"
 
 namespace dynfilters::cuda {
 

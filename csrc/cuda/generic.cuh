@@ -7,10 +7,8 @@
 // each warp, then the warps in their order. All sums have one order whatever the device: results
 // are deterministic. Every element is written once; nothing is read from what a kernel writes.
 #pragma once
-#include "../filter2d.h"
-#include "grid.cuh"
-#include "raw_taps.cuh"
-#include "targets.cuh"
+#include "operands.cuh"
+#include "work.cuh"
 
 namespace dynfilters::cuda {
 
@@ -156,6 +154,33 @@ __global__ void __launch_bounds__(kReduceThreads)
     total = block_sum(total, shared_memory<A>());
     if (threadIdx.x == 0) to.put(0, i, total);
   }
+}
+
+// ---- launches ----
+
+template <class T, class Op>
+void forward_generic(const Filter2dParams& p, const Operands& operands, Stream stream) {
+  const Typed<T> o(operands);
+  const int64_t outputs = p.batch * p.channels * p.rows * p.cols * p.scale * p.scale;
+  launch(generic_forward<T, Op>, grid_of(blocks_for(outputs)), dim3(kGenericThreads), 0, stream, p, o.x, o.raw,
+         o.y);
+}
+
+template <class T, class Op>
+void backward_generic(const Filter2dParams& p, const Operands& operands, Stream stream) {
+  const Typed<T> o(operands);
+  const TapTargets<T> to = tap_targets<T>(p, operands, {1, 1});
+  if (o.grad_x)
+    launch(generic_grad_x<T, Op>, grid_of(blocks_for(p.batch * p.channels * p.height * p.width)),
+           dim3(kGenericThreads), 0, stream, p, o.raw, o.grad, o.grad_x);
+  if constexpr (Op::kSpatial)
+    if (to.spatial.is_wanted())
+      launch(generic_grad_spatial<T, Op>, grid_of(blocks_for(to.spatial.elements)), dim3(kGenericThreads), 0, stream, p,
+             o.x, o.raw, o.grad, to.spatial);
+  if constexpr (Op::kChannel)
+    if (to.channel.is_wanted())
+      launch(generic_grad_channel<T, Op>, grid_of(to.channel.elements), dim3(kReduceThreads),
+             kReduceThreads / 32 * sizeof(Accumulator<T>), stream, p, o.x, o.raw, o.grad, to.channel);
 }
 
 }  // namespace dynfilters::cuda

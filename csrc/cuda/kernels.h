@@ -18,7 +18,7 @@ struct Operands {
   void *grad_spatial, *grad_channel;  // contiguous
   void* workspace;                    // forward_workspace(…) or backward_workspace(…), 16-byte aligned
 
-  // Of absent taps: identity.
+  // For absent taps the identity.
   Activation spatial_activation, channel_activation;
   const void* channel_std;  // of the activated channel taps: (channels, taps, std_phases), contiguous; null for ones
   int64_t std_phases;       // phases or 1

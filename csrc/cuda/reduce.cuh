@@ -1,6 +1,5 @@
 // Sums over lanes, warps, slices and blocks, each in one fixed order.
 #pragma once
-#include "targets.cuh"
 #include "work.cuh"
 
 namespace dynfilters::cuda {

@@ -27,7 +27,7 @@ std::string describe(const Filter2dParams& p) {
          std::to_string(p.dilation) + ", scale " + std::to_string(p.scale);
 }
 
-// What CUDA reports becomes an exception that says which call it was.
+// Turns what CUDA reports into an exception that says which call it was.
 template <class F>
 void run(const Call& call, const F& f) {
   try {
@@ -45,7 +45,7 @@ kernels::Operands operands_of(const Call& call) {
   return o;
 }
 
-// Of the accumulation type; freed when this goes, for later work of the same stream.
+// Memory of the accumulation type. Freed when this object goes, for later work of the same stream.
 class Workspace {
  public:
   Workspace(const Tensor& x, size_t elements)

@@ -1,7 +1,169 @@
-#include "paths.cuh"
-#include "taps.cuh"
+// Statistics of taps before the kernels that filter, and gradients of raw taps behind them: a thread takes one filter.
+//
+// Accumulation: in the accumulation type. Parts in their order, then as activate.cuh says;
+// grad std over samples, then phases, in their order. Deterministic; every element is written once,
+// where `from` and `to` are one array by the thread that read it.
+#include "algorithm.cuh"
+#include "work.cuh"
 
 namespace dynfilters::cuda {
+
+constexpr int kFilterThreads = 128;
+
+// All filters of one kind, (batch, count, taps, rows, cols): spatial taps are, channel taps in one
+// row of phases.
+template <class T>
+struct Filters {
+  const T* raw;
+  int64_t batch, count, taps, rows, cols;
+  int64_t strides[5];
+  Activator<Accumulator<T>> how;
+
+  __host__ __device__ __forceinline__ int64_t plane() const { return rows * cols; }
+  __host__ __device__ __forceinline__ int64_t size() const { return batch * count * plane(); }
+  // The first tap of filter i.
+  __device__ __forceinline__ const T* tap(int64_t i) const {
+    const int64_t position = i % plane(), n = i / plane();
+    return raw + n / count * strides[0] + n % count * strides[1] + position / cols * strides[3] +
+           position % cols * strides[4];
+  }
+  // Its place in a gradient, where the next tap is a plane ahead.
+  __device__ __forceinline__ int64_t element(int64_t i) const { return i / plane() * taps * plane() + i % plane(); }
+};
+
+template <class T>
+Filters<T> spatial_of(const Filter2dParams& p, const RawTaps<T>& raw) {
+  return {raw.spatial, p.batch, p.groups, p.taps(), p.rows * p.scale, p.cols * p.scale,
+          {p.ss[0], p.ss[1], p.ss[2], p.ss[3], p.ss[4]}, raw.of_spatial};
+}
+template <class T>
+Filters<T> channel_of(const Filter2dParams& p, const RawTaps<T>& raw) {
+  return {raw.channel,   p.batch, p.channels, p.taps(), 1, p.channel_phases, {p.cs[0], p.cs[1], p.cs[2], 0, p.cs[3]},
+          raw.of_channel};
+}
+
+// Where the statistics of filters go; null: nowhere.
+template <class T>
+struct StatisticsOf {
+  Filters<T> filters;
+  Accumulator<T>* to;
+
+  __host__ __device__ __forceinline__ int64_t size() const { return to ? filters.size() : 0; }
+};
+
+// Taps: their number, or 0 where that is known at run time only.
+template <int Taps, class T>
+__device__ __forceinline__ void store_statistics(const StatisticsOf<T>& of, int64_t i) {
+  const T* raw = of.filters.tap(i);
+  const auto tap = [&](int k) { return read(raw + k * of.filters.strides[2]); };
+  const int taps = Taps ? Taps : int(of.filters.taps);
+  of.filters.how.with([&](const auto& how) {
+    how.template statistics_of<Taps ? Taps : 1>(taps, tap).store(of.to + i * Statistics<Accumulator<T>>::kNumbers);
+  });
+}
+
+template <class T, int Taps>
+__global__ void __launch_bounds__(kFilterThreads) taps_statistics(StatisticsOf<T> spatial, StatisticsOf<T> channel) {
+  const int64_t first = spatial.size(), second = channel.size();
+  for (int64_t i = first_element(); i < first + second; i += element_step()) {
+    if (i < first)
+      store_statistics<Taps>(spatial, i);
+    else
+      store_statistics<Taps>(channel, i - first);
+  }
+}
+
+// The gradient in activated taps, in parts, and where that in raw ones goes; null: nowhere.
+template <class T>
+struct GradientOf {
+  Filters<T> filters;
+  const Accumulator<T>* from;
+  int parts;
+  T* to;
+
+  __host__ __device__ __forceinline__ int64_t size() const { return to ? filters.size() : 0; }
+  __device__ __forceinline__ Accumulator<T> given(int64_t element) const {
+    const int64_t elements = filters.size() * filters.taps;
+    Accumulator<T> total = 0;
+    for (int part = 0; part < parts; ++part) total += from[part * elements + element];
+    return total;
+  }
+};
+
+// std(k): what activated tap k has been multiplied by.
+template <int Taps, class T, class Std>
+__device__ __forceinline__ void differentiate(const GradientOf<T>& of, int64_t i, const Std& std) {
+  constexpr int unroll = Taps ? Taps : 1;
+  const int taps = Taps ? Taps : int(of.filters.taps);
+  const int64_t plane = of.filters.plane(), element = of.filters.element(i);
+  const T* raw = of.filters.tap(i);
+  const auto tap = [&](int k) { return read(raw + k * of.filters.strides[2]); };
+  const auto grad = [&](int k) { return of.given(element + k * plane) * std(k); };
+  of.filters.how.with([&](const auto& how) {
+    const auto statistics = how.statistics_at(i);
+    const auto sums = how.template sums_of<unroll>(taps, tap, grad, statistics);
+#pragma unroll unroll
+    for (int k = 0; k < taps; ++k)
+      of.to[element + k * plane] = from_acc<T>(how.gradient(grad(k), tap(k), statistics, sums));
+  });
+}
+
+// Element i of the gradient of channel_std: (count, taps, phases or 1).
+template <class T>
+__device__ __forceinline__ Accumulator<T> std_gradient(const GradientOf<T>& of, int64_t phases, int64_t i) {
+  const Filters<T>& filters = of.filters;
+  const int64_t phase = i % phases, k = i / phases % filters.taps, c = i / phases / filters.taps;
+  const int64_t shared = filters.plane() / phases;  // phases that one std is for
+  Accumulator<T> total = 0;
+  for (int64_t n = 0; n < filters.batch * shared; ++n) {
+    const int64_t filter = (n / shared * filters.count + c) * filters.plane() + phase + n % shared;
+    const auto tap = read(filters.tap(filter) + k * filters.strides[2]);
+    total += of.given(filters.element(filter) + k * filters.plane()) * filters.how.finish_at(tap, filter);
+  }
+  return total;
+}
+
+template <class T, int Taps>
+__global__ void __launch_bounds__(kFilterThreads)
+    taps_backward(GradientOf<T> spatial, GradientOf<T> channel, RawTaps<T> raw, T* grad_std) {
+  using A = Accumulator<T>;
+  const int64_t first = spatial.size(), second = channel.size();
+  const int64_t third = grad_std ? channel.filters.count * channel.filters.taps * raw.std_phases : 0;
+  for (int64_t i = first_element(); i < first + second + third; i += element_step()) {
+    if (i < first) {
+      differentiate<Taps>(spatial, i, [](int) { return A(1); });
+    } else if (const int64_t j = i - first; j < second) {
+      const int64_t phase = j % channel.filters.plane(), c = j / channel.filters.plane() % channel.filters.count;
+      differentiate<Taps>(channel, j, [&](int k) { return raw.std_at(c, k, int(channel.filters.taps), phase); });
+    } else {
+      grad_std[j - second] = from_acc<T>(std_gradient(channel, raw.std_phases, j - second));
+    }
+  }
+}
+
+// Two arrays of outputs, each summed over its parts, which lie one after the other.
+template <class T>
+struct Partials {
+  const Accumulator<T>* from;
+  T* to;
+  int64_t elements;
+  int parts;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kGenericThreads) sum_partials(Partials<T> first, Partials<T> second) {
+  for (int64_t i = first_element(); i < first.elements + second.elements; i += element_step()) {
+    const bool in_first = i < first.elements;
+    const int64_t at = in_first ? i : i - first.elements, elements = in_first ? first.elements : second.elements;
+    const Accumulator<T>* from = in_first ? first.from : second.from;
+    const int parts = in_first ? first.parts : second.parts;
+    Accumulator<T> total = 0;
+    for (int part = 0; part < parts; ++part) total += from[part * elements + at];
+    (in_first ? first.to : second.to)[at] = from_acc<T>(total);
+  }
+}
+
+// ---- launches ----
 
 namespace {
 

@@ -2,12 +2,12 @@
 //
 // A block has `lanes` threads for a tile of positions of the plane, times `slices`: slice z takes
 // channels z, z + slices, … of the block's `range` of channels in a group. The cut depends on the
-// problem alone, so that sums have one order whatever the device.
+// parameters of the call alone, so that sums have one order whatever the device.
 #pragma once
 #include <algorithm>
+#include <cstdlib>
 
-#include "../filter2d.h"
-#include "raw_taps.cuh"
+#include "operands.cuh"
 
 namespace dynfilters::cuda {
 
@@ -109,5 +109,37 @@ __device__ __forceinline__ void read_taps(const float* from, float (&taps)[Taps]
       if (i + j < Taps) taps[i + j] = four[j];
   }
 }
+
+// ---- calls that the fast kernels can take ----
+
+// Kernels that with_kernel has a template for.
+inline bool has_fixed_kernel(const Filter2dParams& p) { return p.kh == p.kw && (p.kh == 3 || p.kh == 5 || p.kh == 7); }
+
+// Offsets within a plane, and counts of blocks, that do not overflow 32 bits.
+inline bool is_small(const Filter2dParams& p) {
+  constexpr int64_t limit = int64_t(1) << 30;
+  const int64_t reach = p.dilation * (p.kh + p.kw), positions = p.rows * p.cols * p.phases();
+  auto extent = [&](const int64_t* strides, int64_t rows, int64_t columns) {
+    return (rows + reach) * std::abs(strides[0]) + (columns + reach) * std::abs(strides[1]);
+  };
+  const bool planes = positions < limit / 8 && extent(p.xs + 2, p.height, p.width) < limit &&
+                      extent(p.ys + 2, p.rows * p.scale, p.cols * p.scale) < limit;
+  const bool steps = p.dilation < 1 << 15 && p.stride < 1 << 15 && p.channel_phases <= 64;
+  return planes && steps && p.channels < limit && p.batch * p.channels * (positions / 32 + 1) < limit;
+}
+
+// ---- loops of a grid over elements, however many there are ----
+
+constexpr int kGenericThreads = 256;
+
+__device__ __forceinline__ int64_t first_element() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int64_t element_step() { return int64_t(gridDim.x) * blockDim.x; }
+
+// Blocks for n items, which loop where there are more.
+inline dim3 grid_of(int64_t items) {
+  constexpr int64_t most = int64_t(1) << 30;
+  return dim3(unsigned(items < most ? items : most));
+}
+inline int64_t blocks_for(int64_t items, int threads = kGenericThreads) { return (items + threads - 1) / threads; }
 
 }  // namespace dynfilters::cuda

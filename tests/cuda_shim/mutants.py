@@ -19,9 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TESTS = ("tests/test_cuda_kernels_activated.py", "tests/test_cuda_kernels.py")
-OTHER_TESTS = dict.fromkeys(
-    ("pool_project.cuh", "excite.cuh", "generate.cu"), ("tests/test_cuda_generate.py",)
-)
+OTHER_TESTS = {"generate.cu": ("tests/test_cuda_generate.py",)}
 
 
 @dataclass(frozen=True)

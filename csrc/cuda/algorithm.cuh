@@ -1,6 +1,6 @@
-// What one unit of the library launches for another.
+// Which algorithms there are, and what one unit of the library launches for another.
 #pragma once
-#include "targets.cuh"
+#include "operands.cuh"
 
 namespace dynfilters::cuda {
 
@@ -9,14 +9,12 @@ enum class Algorithm { kGeneric, kDirect, kStaged, kPixels };
 // Not for kFloat64, and only for kernels of 3, 5 and 7: see backward_algorithm.
 void backward_direct_on(const Filter2dParams& p, Storage storage, const Operands& o, Stream stream);
 
-// Of which taps kernels read statistics, because they do not hold all taps of a filter.
+// The taps whose statistics kernels read from memory, because they do not hold all taps of a filter.
 struct NeededStatistics {
   bool spatial, channel;
 };
 
-inline bool needs_statistics(const Activation& how) {
-  return how.kind == ActivationKind::kSoftmax || how.kind == ActivationKind::kFilterNorm;
-}
+inline bool needs_statistics(const Activation& how) { return !how.is_elementwise(); }
 
 // In elements of the accumulation type.
 size_t statistics_elements(const Filter2dParams& p, const NeededStatistics& needed);

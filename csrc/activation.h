@@ -1,5 +1,5 @@
-// Activations of raw taps, before they weigh x; the formulas are in dynfilters/ops/activations.py. Another one takes a row
-// here, and its formula in cpu/activate.cpp and cuda/activate.cuh.
+// Activations of raw taps, before they weigh x; the formulas are in dynfilters/ops/activations.py. Another one takes a
+// row here, and its formula in cpu/activate.cpp and cuda/activate.cuh.
 #pragma once
 #include <string>
 

@@ -9,8 +9,8 @@ namespace {
 // than kMostBytes, however large the kernel.
 constexpr int64_t kTapBytes = 32 * 1024, kFlatBytes = 128 * 1024, kMostBytes = 256 * 1024;
 constexpr int64_t kPixelBytes = 40 * 1024, kSlabBytes = 256 * 1024;
-// The most of a sample that is transposed: three of them should stay in L2, and narrow vectors read them more often. The
-// most of its tensor, which should stay in L3.
+// The most of a sample that is transposed: three of them should stay in L2, and narrow vectors read them more often.
+// The most of its tensor, which should stay in L3.
 constexpr int64_t kTransposedBytes = 2048 * kVectorBytes, kTransposedTensorBytes = 2 * 1024 * 1024;
 constexpr int64_t kTasks = 64;               // enough for the threads of most machines
 constexpr int64_t kTaskOutputs = 16 * 1024;  // fewer are not worth a task of their own

@@ -11,8 +11,8 @@
 
 namespace dynfilters::cuda {
 
-// What the activation of a tap needs of the other taps of its filter. With it a tap is activated by itself, wherever it is
-// read: backward, the taps of a pixel of x belong to as many windows as there are taps.
+// What the activation of a tap needs of the other taps of its filter. With it a tap is activated by itself, wherever it
+// is read: backward, the taps of a pixel of x belong to as many windows as there are taps.
 template <class A>
 struct Statistics {
   static constexpr int kNumbers = 4;

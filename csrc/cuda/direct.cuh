@@ -7,8 +7,8 @@ namespace dynfilters::cuda {
 // ---- forward ----
 //
 // For any stride, dilation and scale. The thread's position is one of outputs, whose activated spatial taps it keeps in
-// registers for all channels of the block. Neighbouring threads own neighbouring pixels of a row, so rows are read in whole
-// lines of memory.
+// registers for all channels of the block. Neighbouring threads own neighbouring pixels of a row, so rows are read in
+// whole lines of memory.
 //
 // Accumulation: float32, taps in row-major order, whatever the cut into blocks: deterministic.
 // Every output is written once.

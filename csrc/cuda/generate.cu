@@ -183,9 +183,9 @@ __global__ void __launch_bounds__(kGenerateThreads)
 
 // ---- squeeze-and-excitation ----
 //
-// The mean from the partial sums of pool_project, the hidden units, and raw channel taps, by one kernel. A block has a few samples, so that it reads a weight
-// once for all of them, and a part of the taps; each part of a sample computes all hidden units again,
-// which takes less than waiting for another kernel would.
+// The mean from the partial sums of pool_project, the hidden units, and raw channel taps, by one kernel. A block has a
+// few samples, so that it reads a weight once for all of them, and a part of the taps; each part of a sample computes all
+// hidden units again, which takes less than waiting for another kernel would.
 //
 // Accumulation: in the accumulation type, each lane over every 32nd input, then a butterfly. Mean and
 // hidden units are rounded to T between the layers. Deterministic, without atomics.

@@ -1,5 +1,5 @@
-// Kernels for 3×3 filters, stride, dilation and scale 1, and rows that are whole runs of four pixels: tiles of planes are
-// in shared memory, a thread owns four neighbours, and copies of the next rounds of channels are under way while it
+// Kernels for 3×3 filters, stride, dilation and scale 1, and rows that are whole runs of four pixels: tiles of planes
+// are in shared memory, a thread owns four neighbours, and copies of the next rounds of channels are under way while it
 // computes.
 //
 // A stage holds one plane's tile and its border of one pixel for each slice, as rows of
@@ -191,7 +191,8 @@ void forward_staged(const Filter2dParams& p, const Operands& operands, Stream st
 
 // ---- backward ----
 //
-// In one pass: a thread owns four pixels q of x in a row and the taps that read them, S[k, q - k], and finds their products with g[q - k] in a tile of g.
+// In one pass: a thread owns four pixels q of x in a row and the taps that read them, S[k, q - k], and
+// finds their products with g[q - k] in a tile of g.
 //
 // Accumulation and determinism: as in direct.cuh, but that a thread adds what its four
 // pixels give to grad channel first, in their order.

@@ -32,7 +32,7 @@ from benchmarks.targets import MEGABYTE
 from dynfilters._output import finite
 from dynfilters.diagnostics.settings import describe_device
 from dynfilters.experiments.files import read_json, write_atomically
-from dynfilters.experiments.machine import versions
+from dynfilters.experiments.results import versions
 from dynfilters.native.toolchain import FEATURES, processor
 
 SCHEMA_VERSION = 1

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dynfilters._output import printable
 from dynfilters.experiments.sweep.callback import CANNOT_START, SOME_FAILED, describe
 from dynfilters.experiments.sweep.config_security import guarded
+from dynfilters.experiments.sweep.confighash import take
 from dynfilters.experiments.sweep.job import run_job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -41,7 +42,9 @@ BROKEN_OFF = (
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="ablate")
 def ablate(cfg: DictConfig) -> dict[str, Any]:
     """One job, in the directory that Hydra chose for it."""
-    return run_job(cfg, Path(HydraConfig.get().runtime.output_dir))
+    hydra = HydraConfig.get()
+    job = take(cfg, hydra.overrides.task)
+    return run_job(cfg, Path(hydra.runtime.output_dir), job)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import platform
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+import dynfilters
 from dynfilters.experiments.files import find_stray, flatten, leads_out, read_json, write_json
 
 SCHEMA_VERSION = 1
@@ -64,6 +69,17 @@ def empty_result() -> dict[str, Any]:
         "versions": {},
         "seconds": None,
         "config": {},
+    }
+
+
+def versions(device: str) -> dict[str, str]:
+    """The versions that a result depends on, and the backend of the op on `device`."""
+    return {
+        "dynfilters": dynfilters.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "backend": dynfilters.ops.backend(device),
     }
 
 

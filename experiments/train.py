@@ -36,10 +36,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters._output import printable
 from dynfilters.experiments.ablate import CONF, INTERRUPTED
+from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.engine.launch import Interrupted, is_first
 from dynfilters.experiments.engine.run import run
 from dynfilters.experiments.sweep.callback import CANNOT_START, SOME_FAILED, describe
-from dynfilters.experiments.sweep.checks import CheckError
 from dynfilters.experiments.sweep.config_security import guarded
 
 TRAIN_CONF = CONF / "train"

@@ -18,10 +18,11 @@ from hydra.types import RunMode
 from sweeps import ROOT, TINY, break_dwconv, make, run_main
 
 from dynfilters.experiments import ablate
+from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.results import RESULT
 from dynfilters.experiments.sweep import job
 from dynfilters.experiments.sweep.callback import compose_jobs
-from dynfilters.experiments.sweep.checks import CheckError, check_job, check_place
+from dynfilters.experiments.sweep.checks import check_job, check_place
 from dynfilters.experiments.sweep.confighash import canonical, config_hash
 
 SAME = [
@@ -265,4 +266,4 @@ def test_jobs_are_composed_as_hydra_composes_each(arguments, jobs) -> None:
         loader = GlobalHydra.instance().config_loader()
         sweep = loader.load_configuration("ablate", arguments, RunMode.MULTIRUN)
         expected = [canonical(loader.load_sweep_config(sweep, job)) for job in jobs]
-        assert [canonical(job) for job in compose_jobs(sweep)] == expected
+        assert [canonical(job) for _, job in compose_jobs(sweep)] == expected

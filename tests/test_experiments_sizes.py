@@ -10,8 +10,10 @@ from sweeps import make
 
 import dynfilters
 from benchmarks.cases import CHANNELS, GRIDS
-from dynfilters.experiments.sweep.checks import CheckError, check_job
-from dynfilters.experiments.sweep.confighash import WITHOUT_EFFECT, canonical, config_hash
+from dynfilters.experiments.checks import CheckError
+from dynfilters.experiments.jobs.task import WITHOUT_EFFECT
+from dynfilters.experiments.sweep.checks import check_job
+from dynfilters.experiments.sweep.confighash import canonical, config_hash
 from dynfilters.experiments.sweep.job import name_activation
 
 

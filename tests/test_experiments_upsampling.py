@@ -14,12 +14,13 @@ from sweeps import make, run_main
 from torch import nn
 from torch.nn import functional
 
+from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.jobs import upsample as upsample_job
 from dynfilters.experiments.jobs.pairs import Pair, coarsen, load_pairs
 from dynfilters.experiments.jobs.psnr import psnr
 from dynfilters.experiments.jobs.upsample import Standardized, cut_crops, hardest, sample, upsample
 from dynfilters.experiments.results import CROPS, RESULT, empty_result
-from dynfilters.experiments.sweep.checks import CheckError, check_job
+from dynfilters.experiments.sweep.checks import check_job
 from dynfilters.experiments.sweep.confighash import canonical, config_hash
 from dynfilters.experiments.sweep.job import run_job
 

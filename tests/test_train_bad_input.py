@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from training_runs import SMALL, checkpoint, run_train, settings, write_images
 
+from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.engine.checkpoint import read_own
 from dynfilters.experiments.engine.engine import Engine
 from dynfilters.experiments.engine.loading import Source
 from dynfilters.experiments.engine.recipe import loss_function
 from dynfilters.experiments.engine.settings import check_settings, check_source
-from dynfilters.experiments.sweep.checks import CheckError
 from dynfilters.models.checkpoints import CheckpointError
 
 pytestmark = pytest.mark.full

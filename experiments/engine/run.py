@@ -18,6 +18,7 @@ from torch import nn
 from dynfilters._files import remove_leftovers
 from dynfilters.diagnostics import count_macs, count_parameters
 from dynfilters.diagnostics.settings import describe_device
+from dynfilters.experiments.checks import CheckError, check_name
 from dynfilters.experiments.engine.augment import Standardise
 from dynfilters.experiments.engine.checkpoint import (
     BEST,
@@ -49,9 +50,7 @@ from dynfilters.experiments.engine.settings import (
 )
 from dynfilters.experiments.engine.training import deterministic, seeded
 from dynfilters.experiments.files import check_contained, check_writable, locked, write_json
-from dynfilters.experiments.machine import versions
-from dynfilters.experiments.results import describe_error, empty_result, write_result
-from dynfilters.experiments.sweep.checks import CheckError, check_name
+from dynfilters.experiments.results import describe_error, empty_result, versions, write_result
 from dynfilters.experiments.sweep.plugins import import_plugins
 
 NAMED = 20

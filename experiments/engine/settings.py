@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dynfilters.checks import check_choice
+from dynfilters.experiments.checks import CheckError, check_device, check_name
 from dynfilters.experiments.engine.augment import LIBRARIES
 from dynfilters.experiments.engine.images import INTERPOLATIONS, RANDOM
 from dynfilters.experiments.engine.launch import choose_device, count_processes
 from dynfilters.experiments.engine.loading import SOURCES, Source
 from dynfilters.experiments.engine.prepare import IMAGES
 from dynfilters.experiments.files import flatten
-from dynfilters.experiments.sweep.checks import CheckError, check_device, check_name
 from dynfilters.models import create_model, list_models
 
 Settings = dict[str, Any]

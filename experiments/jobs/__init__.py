@@ -1,1 +1,6 @@
-"""The tasks of a sweep: what one job trains or measures, and its data."""
+"""The tasks of a sweep: what one job trains or measures, and on which data."""
+
+from dynfilters.experiments.jobs import profile, train, upsample
+from dynfilters.experiments.jobs.task import Task
+
+TASKS: dict[str, Task] = {"train": train.TASK, "profile": profile.TASK, "upsample": upsample.TASK}

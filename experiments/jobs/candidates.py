@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from dynfilters.checks import check_choice, check_positive
+from dynfilters.experiments.checks import check_seconds
 from dynfilters.experiments.jobs.pairs import is_guided
-from dynfilters.experiments.jobs.sizes import check_seconds
 from dynfilters.models import UpsamplingNet
 from dynfilters.models.upsampler import OWN, STATIC, list_upsamplers
 from dynfilters.registry import UnknownNameError

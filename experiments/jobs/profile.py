@@ -6,12 +6,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import dynfilters
 from dynfilters.diagnostics import Latency, Profile, profile_filter, saved_bytes_formula
+from dynfilters.experiments.jobs.sizes import fit_sizes
+from dynfilters.experiments.jobs.task import Task, canonical_filter
 from dynfilters.experiments.results import MEASURED
 
 SETTINGS = ("memory_format", "compile", "backward", "adaptivity")
 LATENCY = ("p20", "p50", "p80", "gbps", "share")
 ADAPTIVITY = ("spatial_adaptive", "channel_adaptive", "spatial_change", "channel_change")
+
+
+def check(settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """`ValueError` if the filter does not accept its options, or the shape.
+
+    The filter is built, without memory, so that what it does not accept is known by now.
+    """
+    channels = config["profile"]["channels"]
+    try:
+        with torch.device("meta"):
+            dynfilters.create_filter(in_channels=channels, **config["filter"])
+    except TypeError as error:  # it has no such option
+        raise ValueError(f"filter: {error}") from error
+
+
+def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the shape that they lead to. `ValueError` if one is no good."""
+    options = canonical_filter(settings["filter"])
+    options, profile = fit_sizes(options, settings["profile"], settings["device"])
+    return {**settings, "filter": options, "profile": profile}
 
 
 def profile_job(
@@ -57,3 +82,6 @@ def describe_profile(profile: Profile, formula_bytes: int | None) -> dict[str, A
 def describe_latency(way: str, latency: Latency | None) -> dict[str, float | None]:
     """{"forward_p50": …}: milliseconds, GB/s, and the share of the copy bandwidth."""
     return {f"{way}_{key}": getattr(latency, key, None) for key in LATENCY}
+
+
+TASK = Task(frozenset({"profile"}), canonical, check, profile_job)

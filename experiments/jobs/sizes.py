@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 import dynfilters
 from dynfilters.checks import check_choice, check_positive
 from dynfilters.diagnostics.profile import DTYPES, MEMORY_FORMATS, PARTS
+from dynfilters.experiments.checks import check_seconds
 
 AXES = ("batch", "channels", "resolution", "groups")
 SWITCHES = ("compile", "backward", "adaptivity")
@@ -62,13 +62,6 @@ def check_profile(profile: Mapping[str, Any]) -> None:
     check_seconds("profile.seconds", profile["seconds"])
     if profile["cpu_megabytes"] is not None:
         check_seconds("profile.cpu_megabytes", profile["cpu_megabytes"])
-
-
-def check_seconds(name: str, value: Any) -> None:
-    """`ValueError` unless `value` is a finite number of at least 0."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
-        raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
 
 
 def _with_groups(

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynfilters.checks import check_positive
 from dynfilters.diagnostics import (
     GradientProbe,
     aggregate,
@@ -22,14 +23,32 @@ from dynfilters.diagnostics import (
     measure_memory,
     summarize,
 )
-from dynfilters.experiments.engine.data import Data, load_data
-from dynfilters.experiments.engine.training import deterministic, evaluate, train
+from dynfilters.experiments.checks import check_device, check_name, check_seconds
+from dynfilters.experiments.engine.data import Data, check_data, load_data
+from dynfilters.experiments.engine.training import OPTIMIZERS, deterministic, evaluate, train
 from dynfilters.experiments.files import write_atomically
+from dynfilters.experiments.jobs.task import Task, canonical_filter
 from dynfilters.experiments.results import EARLY_STEPS, GRADIENTS, HISTORY, LAYERS, MEASURED
-from dynfilters.experiments.sweep.checks import check_device
-from dynfilters.models import create_model
+from dynfilters.models import create_model, list_models
 
 PERCENTILES = ("p20", "p50", "p80")
+
+
+def check(settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """`ValueError` if a setting names something that does not exist, or has no good number."""
+    check_name("model", settings["model"]["name"], list_models())
+    check_data(settings["data"]["name"])
+    check_name("optimizer", settings["optim"]["name"], OPTIMIZERS)
+    for key in ("epochs", "batch_size"):
+        check_positive(f"optim.{key}", settings["optim"][key])
+    check_positive("probe.every", settings["probe"]["every"])
+    check_positive("measure.batch_size", settings["measure"]["batch_size"])
+    check_seconds("measure.seconds", settings["measure"]["seconds"])
+
+
+def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with all of the filter's options."""
+    return {**settings, "filter": canonical_filter(settings["filter"])}
 
 
 def train_job(
@@ -143,3 +162,6 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
+
+
+TASK = Task(frozenset({"model", "data", "optim", "probe", "measure"}), canonical, check, train_job)

@@ -16,14 +16,30 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
+from dynfilters.experiments.checks import check_device
 from dynfilters.experiments.engine.training import deterministic
 from dynfilters.experiments.files import write_atomically
-from dynfilters.experiments.jobs.candidates import PLAIN, build_network
-from dynfilters.experiments.jobs.pairs import Pair, Pairs, as_rgb, coarsen, load_pairs
+from dynfilters.experiments.jobs.candidates import (
+    PLAIN,
+    STAND_INS,
+    build_network,
+    check_network,
+    check_settings,
+    fit_candidate,
+)
+from dynfilters.experiments.jobs.pairs import (
+    Pair,
+    Pairs,
+    as_rgb,
+    check_pairs,
+    coarsen,
+    is_guided,
+    load_pairs,
+)
 from dynfilters.experiments.jobs.psnr import psnr
+from dynfilters.experiments.jobs.task import Task, canonical_filter
 from dynfilters.experiments.jobs.train import measure, to_csv
 from dynfilters.experiments.results import CROPS, HISTORY
-from dynfilters.experiments.sweep.checks import check_device
 from dynfilters.models.upsampler import Interpolation, interpolate
 
 # A row of the learning curve is the mean over so many steps.
@@ -48,6 +64,23 @@ class Standardized(nn.Module):
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         guide = None if guide is None else 2 * guide - 1
         return self.std * self.network((x - self.mean) / self.std, guide) + self.mean
+
+
+def check(settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """`ValueError` if pairs or network have no good setting, or the filter does not fit in."""
+    check_pairs(settings["pairs"])
+    check_settings(settings["upsample"])
+    guided = is_guided(settings["pairs"]["name"])
+    check_network(config["filter"], config["upsample"], guided)
+
+
+def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the upsampler as the filter. `ValueError` if one is no good."""
+    fitted = fit_candidate(settings["filter"], settings["upsample"], settings["pairs"])
+    options, upsample = fitted
+    if options["name"] not in STAND_INS:
+        options = canonical_filter(options)
+    return {**settings, "filter": options, "upsample": upsample}
 
 
 def upsample_job(
@@ -204,3 +237,6 @@ def _blocks(target: Tensor, scale: int) -> Tensor:
 
 def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
+
+
+TASK = Task(frozenset({"pairs", "upsample"}), canonical, check, upsample_job)

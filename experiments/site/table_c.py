@@ -22,10 +22,9 @@ from dynfilters.cost import count_macs, count_parameters
 from dynfilters.diagnostics import measure_latency
 from dynfilters.diagnostics.settings import describe_device
 from dynfilters.experiments.files import check_writable, read_json, write_atomically
-from dynfilters.experiments.machine import versions
 from dynfilters.experiments.reporting.tables import Column, make_table, to_markdown
 from dynfilters.experiments.reporting.wording import formatter
-from dynfilters.experiments.results import RESULT
+from dynfilters.experiments.results import RESULT, versions
 from dynfilters.experiments.site.results_page import ROOT
 from dynfilters.experiments.sweep.compose import compose_training
 from dynfilters.models import create_model

@@ -28,18 +28,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters._files import remove_leftovers
 from dynfilters._output import printable
+from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.files import locked, now, read_json, write_json
 from dynfilters.experiments.results import SWEEP, InvalidResultError, read_result
 from dynfilters.experiments.sweep.checks import (
-    CheckError,
     check_job,
     check_link,
     check_place,
     explain_missing,
 )
-from dynfilters.experiments.sweep.confighash import (
-    config_hash,  # registers the resolver, in a worker process too
-)
+from dynfilters.experiments.sweep.confighash import remember
 
 log = logging.getLogger(__name__)
 SOME_FAILED, CANNOT_START = 1, 2
@@ -63,7 +61,7 @@ class SweepCallback(Callback):
         """Composes and checks every job; a job that cannot run stops the sweep before the first."""
         directory = Path(config.hydra.sweep.dir)
         try:
-            self.keys = [check_and_name(cfg) for cfg in compose_jobs(config)]
+            self.keys = check_all(config)
             check_place(directory, len(set(self.keys)))
             self.alone.enter_context(alone(directory))
             remove_leftovers(directory, WRITTEN)
@@ -75,7 +73,8 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The same checks for a job on its own."""
         try:
-            check_job(config)
+            job = check_job(config)
+            remember({tuple(config.hydra.overrides.task): job})
             directory = Path(config.hydra.run.dir)  # its name is the hash of what was checked
             check_link(directory)
             check_place(directory, 1)
@@ -124,18 +123,22 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
-def check_and_name(cfg: DictConfig) -> str:
-    """The name of the job's directory. `CheckError` if the job is no good."""
-    check_job(cfg)
-    return config_hash(cfg)
+def check_all(config: DictConfig) -> list[str]:
+    """The names of the directories of a sweep's jobs. `CheckError` if one cannot run.
+
+    Hydra composes each job once more before it runs, which then finds what is planned here.
+    """
+    jobs = [(overrides, check_job(cfg)) for overrides, cfg in compose_jobs(config)]
+    remember(dict(jobs))
+    return [job.key for _, job in jobs]
 
 
-def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
-    """The configuration of every job that Hydra's own sweeper will launch, less Hydra's own part.
+def compose_jobs(config: DictConfig) -> Iterator[tuple[tuple[str, ...], DictConfig]]:
+    """Yields the overrides and the configuration of every job that Hydra's sweeper will launch.
 
-    Composed as it does, but all before the first is launched, and with a look at the values.
-    Jobs that choose the same YAMLs share what these say, which takes far longer to read than
-    the values of a job take to set. Hydra's part is most of a configuration, and of a copy's time.
+    Composed as it does, but all before the first is launched, and without Hydra's own part, which
+    is most of a configuration, and of a copy's time. Jobs that choose the same YAMLs share what
+    these say, which takes far longer to read than the values of a job take to set.
     """
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.get("params", {}).items()]
@@ -154,7 +157,7 @@ def compose_jobs(config: DictConfig) -> Iterator[DictConfig]:
         cfg = copy.deepcopy(composed[choices])
         values = [o for o in overrides if not is_group(o.key_or_group)]
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-        yield cfg
+        yield tuple(job), cfg
 
 
 def describe(error: Exception) -> str:

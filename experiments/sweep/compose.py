@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from dynfilters.experiments.ablate import CONF
 from dynfilters.experiments.sweep.callback import compose_jobs, describe
 from dynfilters.experiments.sweep.checks import check_job
-from dynfilters.experiments.sweep.confighash import config_hash
 
 # What an option needs that is not installed with the experiments.
 NEEDS = {
@@ -63,10 +62,9 @@ def compose_choice(
         overrides = [] if choice is None else [choice]
         cfg = compose("ablate", overrides, return_hydra_config=True)
         sweeps = sweep and (choice is None or choice.startswith("experiment="))
-        jobs = list(compose_jobs(cfg)) if sweeps else [cfg]
+        jobs = [job for _, job in compose_jobs(cfg)] if sweeps else [cfg]
     for job in jobs:
         check_job(job)
-        config_hash(job)
     return cfg, jobs
 
 

@@ -8,35 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-import dynfilters
-from dynfilters.experiments.jobs.candidates import STAND_INS, fit_candidate
-from dynfilters.experiments.jobs.sizes import fit_sizes
+from dynfilters.experiments.checks import check_name
+from dynfilters.experiments.jobs import TASKS
 from dynfilters.experiments.sweep.plugins import import_plugins
 
 # Where a job's output goes and how it shows its progress does not change its result.
 NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})
 
-# Settings that have no part in a job of this kind.
-TRAINING = frozenset({"model", "data", "optim", "probe", "measure"})
-UPSAMPLING = frozenset({"pairs", "upsample"})
-FOREIGN = {
-    "train": UPSAMPLING | {"profile"},
-    "profile": TRAINING | UPSAMPLING,
-    "upsample": TRAINING | {"profile"},
-}
-# Options that a filter accepts for the sake of its relatives, and that change nothing.
-WITHOUT_EFFECT = {
-    "ddf_spatial": frozenset({"combine", "squeeze_ratio", "channel_activation"}),
-    "ddf_channel": frozenset({"combine", "groups", "spatial_activation"}),
-}
+# Settings that belong to one task each.
+ALL_SECTIONS = frozenset().union(*(task.sections for task in TASKS.values()))
 
 # Up to here a float holds every whole number.
 EXACT = 2**53
+
+
+class PlannedJob(NamedTuple):
+    """A job's canonical configuration, and its hash, which names the job's directory."""
+
+    key: str
+    config: dict[str, Any]
+
+
+# Jobs by their overrides: planned before the first one starts, and taken by the one that runs.
+_planned: dict[tuple[str, ...], PlannedJob] = {}
 
 
 def canonical(cfg: DictConfig) -> dict[str, Any]:
@@ -44,46 +43,48 @@ def canonical(cfg: DictConfig) -> dict[str, Any]:
 
     Two configurations of the same computation give equal data: an activation of null is
     replaced by the filter's own, a static filter has none, an option left out has its default,
-    and settings that have no part in this kind of job are left out. `ValueError` if the sizes
-    of a profile, or the settings of an upsampling network, are no good.
+    and settings that have no part in this kind of job are left out. `ValueError` if the task is
+    unknown, the sizes of a profile, or the settings of an upsampling network, are no good.
     """
-    left_out = NOT_HASHED | FOREIGN.get(cfg.task, frozenset())
+    check_name("task", cfg.task, TASKS)
+    task = TASKS[cfg.task]
+    left_out = NOT_HASHED | (ALL_SECTIONS - task.sections)
     plain = {key: _plain(cfg, key) for key in sorted(cfg) if key not in left_out}
-    if not isinstance(plain.get("filter"), Mapping):
-        return _whole_numbers(plain)
-    if cfg.task == "upsample":
-        fitted = fit_candidate(plain["filter"], plain["upsample"], plain["pairs"])
-        plain["filter"], plain["upsample"] = fitted
-    if plain["filter"]["name"] not in STAND_INS:
-        plain["filter"] = canonical_filter(plain["filter"])
-    if cfg.task == "profile":
-        fitted = fit_sizes(plain["filter"], plain["profile"], plain["device"])
-        plain["filter"], plain["profile"] = fitted
+    if isinstance(plain.get("filter"), Mapping):
+        plain = task.canonical(plain)
     return _whole_numbers(plain)
 
 
-def canonical_filter(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical form of `create_filter`'s keywords. `KeyError` if the name is unknown."""
-    info = dynfilters.filter_info(options["name"])
-    idle = WITHOUT_EFFECT.get(options["name"], frozenset())
-    full = {**info.options, **{key: value for key, value in options.items() if key not in idle}}
-    given = {key: full.pop(key) for key in list(full) if key.endswith("activation")}
-    if info.default_activation is not None:
-        own = given.pop("activation", None) or info.default_activation
-        branches = {key: given[key] or own for key in given.keys() - idle}
-        # Where all branches have another one, it is as if that had been asked for.
-        own = branches.popitem()[1] if len(set(branches.values())) == 1 else own
-        full.update({key: given[key] or own for key in given}, activation=own)
-    size = full.get("kernel_size")
-    if isinstance(size, list) and len(set(size)) == 1:
-        full["kernel_size"] = size[0]
-    return dict(sorted(full.items()))
+def plan(cfg: DictConfig) -> PlannedJob:
+    """The job that the configuration asks for."""
+    config = canonical(cfg)
+    text = json.dumps(config, sort_keys=True, allow_nan=False)
+    return PlannedJob(hashlib.sha256(text.encode()).hexdigest()[:10], config)
 
 
 def config_hash(cfg: DictConfig) -> str:
     """Ten hexadecimal digits that stand for the canonical form of `cfg`."""
-    text = json.dumps(canonical(cfg), sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return plan(cfg).key
+
+
+def remember(jobs: Mapping[tuple[str, ...], PlannedJob]) -> None:
+    """Keeps jobs, by the overrides that make them, for this run of the program; no others."""
+    _planned.clear()
+    _planned.update(jobs)
+
+
+def take(cfg: DictConfig, overrides: Iterable[str]) -> PlannedJob:
+    """The job of the configuration with these overrides: the remembered one, and forgets it."""
+    return _planned.pop(tuple(overrides), None) or plan(cfg)
+
+
+def _resolve(*, _root_: DictConfig) -> str:
+    """The name of the job's directory. A worker process, which checks no job, comes here first."""
+    overrides = tuple(OmegaConf.to_container(_root_.hydra.overrides.task))
+    if overrides not in _planned:
+        import_plugins(_root_.plugins)
+        _planned[overrides] = plan(_root_)
+    return _planned[overrides].key
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:
@@ -99,12 +100,6 @@ def _whole_numbers(value: Any) -> Any:
         return [_whole_numbers(item) for item in value]
     whole = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
     return int(value) if whole else value
-
-
-def _resolve(*, _root_: DictConfig) -> str:
-    # A worker process comes here first, to know the job's directory.
-    import_plugins(_root_.plugins)
-    return config_hash(_root_)
 
 
 OmegaConf.register_new_resolver("config_hash", _resolve, replace=True, use_cache=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ from dynfilters._files import remove_leftovers
 from dynfilters.diagnostics.settings import describe_device
 from dynfilters.experiments.engine.training import seeded
 from dynfilters.experiments.files import locked
-from dynfilters.experiments.jobs.profile import profile_job
-from dynfilters.experiments.jobs.train import train_job
-from dynfilters.experiments.jobs.upsample import upsample_job
-from dynfilters.experiments.machine import versions
+from dynfilters.experiments.jobs import TASKS
 from dynfilters.experiments.results import (
     CROPS,
     GRADIENTS,
@@ -27,34 +24,29 @@ from dynfilters.experiments.results import (
     empty_result,
     is_finished,
     read_result,
+    versions,
     write_result,
 )
-from dynfilters.experiments.sweep.confighash import canonical, config_hash
+from dynfilters.experiments.sweep.confighash import PlannedJob, plan
 from dynfilters.experiments.sweep.plugins import import_plugins
 
 WRITTEN = (RESULT, GRADIENTS, HISTORY, LAYERS, CROPS)
 
-# task → (configuration, directory, progress) → parts of the result, each as soon as it is known.
-TASKS: Mapping[str, Callable[..., Iterator[dict[str, Any]]]] = {
-    "train": train_job,
-    "profile": profile_job,
-    "upsample": upsample_job,
-}
 
-
-def run_job(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+def run_job(cfg: DictConfig, directory: Path, job: PlannedJob | None = None) -> dict[str, Any]:
     """Runs the job unless `directory` holds its finished result; returns that result.
 
-    An exception in the job becomes a result of status "failed", with what was known before.
-    What is no `Exception`, such as Ctrl-C, passes, and leaves no result.
+    `job` is what `plan(cfg)` returns, if that is known. An exception in the job becomes a result
+    of status "failed", with what was known before. What is no `Exception`, such
+    as Ctrl-C, passes, and leaves no result.
     """
     import_plugins(cfg.plugins)
-    key = config_hash(cfg)
+    key, config = job or plan(cfg)
     with locked(directory):
         if is_finished(directory, key):
             return {**read_result(directory), "resumed": True}
         remove_leftovers(directory, WRITTEN)
-        result = attempt(canonical(cfg), key, directory, cfg.progress)
+        result = attempt(config, key, directory, cfg.progress)
         write_result(directory, result)
     return result
 
@@ -67,7 +59,7 @@ def attempt(
     start = time.perf_counter()
     try:
         with seeded(config["seed"], config["threads"]):
-            for part in TASKS[config["task"]](config, directory, progress):
+            for part in TASKS[config["task"]].run(config, directory, progress):
                 result.update(part)
         result["status"] = "ok"
     except Exception as error:

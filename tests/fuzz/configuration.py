@@ -15,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters.experiments.ablate import CONF
-from dynfilters.experiments.sweep.checks import CheckError, check_job
-from dynfilters.experiments.sweep.confighash import canonical, canonical_filter, config_hash
+from dynfilters.experiments.checks import CheckError
+from dynfilters.experiments.jobs.task import canonical_filter
+from dynfilters.experiments.sweep.checks import check_job
+from dynfilters.experiments.sweep.confighash import canonical, config_hash
 from fuzz.layers import FILTERS
 from fuzz.property import Property
 

@@ -51,7 +51,7 @@ def check() -> dict[str, float]:
     from hydra.types import RunMode
 
     from dynfilters.experiments.ablate import CONF
-    from dynfilters.experiments.sweep.callback import check_and_name, compose_jobs
+    from dynfilters.experiments.sweep.callback import check_all
 
     seeds = f"seed=range(0,{JOBS // 4})"
     given = ["filter=ddf,involution", "activation=sigmoid,filter_norm", seeds]
@@ -59,7 +59,7 @@ def check() -> dict[str, float]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         sweep = loader.load_configuration("ablate", given, RunMode.MULTIRUN)
-        names = {check_and_name(cfg) for cfg in compose_jobs(sweep)}
+        names = set(check_all(sweep))
     _expect("different jobs", len(names), JOBS)
     return {"seconds": time.perf_counter() - start}
 

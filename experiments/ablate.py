@@ -24,12 +24,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters._output import printable
+from dynfilters.experiments.files import CONF
 from dynfilters.experiments.sweep.callback import CANNOT_START, SOME_FAILED, describe
 from dynfilters.experiments.sweep.config_security import guarded
 from dynfilters.experiments.sweep.confighash import take
 from dynfilters.experiments.sweep.job import run_job
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 INTERRUPTED = 130
 # A disk that is full or gone, a worker that was killed: our own lines tell nothing about these.
 FROM_OUTSIDE = (OSError, BrokenExecutor)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import errno
+import io
 import json
 import os
 import platform
@@ -13,13 +15,14 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynfilters._files import write_atomically
 from dynfilters._output import finite, printable
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 LOCK = ".lock"
 # What may stand for a character that cannot be seen.
 _ODD = re.compile(rb"\\[ubfr]|[^\x20-\x7e\n\r\t]")
@@ -139,3 +142,13 @@ def _printable(value: Any) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys, as CSV with a header; nothing for no rows."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

@@ -35,10 +35,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dynfilters._output import printable
-from dynfilters.experiments.ablate import CONF, INTERRUPTED
+from dynfilters.experiments.ablate import INTERRUPTED
 from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.engine.launch import Interrupted, is_first
 from dynfilters.experiments.engine.run import run
+from dynfilters.experiments.files import CONF
 from dynfilters.experiments.sweep.callback import CANNOT_START, SOME_FAILED, describe
 from dynfilters.experiments.sweep.config_security import guarded
 

@@ -16,8 +16,9 @@ from torch import nn
 from dynfilters.experiments import files
 from dynfilters.experiments.engine import training
 from dynfilters.experiments.engine.data import load_data
+from dynfilters.experiments.files import to_csv
 from dynfilters.experiments.jobs import train as train_job
-from dynfilters.experiments.jobs.train import build, to_csv
+from dynfilters.experiments.jobs.train import build
 from dynfilters.experiments.results import RESULT, empty_result, is_finished, read_result
 from dynfilters.experiments.sweep.confighash import canonical, config_hash
 from dynfilters.experiments.sweep.job import run_job

@@ -9,8 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dynfilters._output import printable
-from dynfilters.experiments.files import write_atomically
-from dynfilters.experiments.jobs.train import to_csv
+from dynfilters.experiments.files import to_csv, write_atomically
 from dynfilters.experiments.results import HISTORY
 
 UNREADABLE_FILES = "unreadable.txt"

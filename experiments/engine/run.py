@@ -50,8 +50,8 @@ from dynfilters.experiments.engine.settings import (
 )
 from dynfilters.experiments.engine.training import deterministic, seeded
 from dynfilters.experiments.files import check_contained, check_writable, locked, write_json
+from dynfilters.experiments.plugins import import_plugins
 from dynfilters.experiments.results import describe_error, empty_result, versions, write_result
-from dynfilters.experiments.sweep.plugins import import_plugins
 
 NAMED = 20
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +24,7 @@ from dynfilters.diagnostics import (
 from dynfilters.experiments.checks import check_device, check_name, check_seconds
 from dynfilters.experiments.engine.data import Data, check_data, load_data
 from dynfilters.experiments.engine.training import OPTIMIZERS, deterministic, evaluate, train
-from dynfilters.experiments.files import write_atomically
+from dynfilters.experiments.files import to_csv, write_atomically
 from dynfilters.experiments.jobs.task import Task, canonical_filter
 from dynfilters.experiments.results import EARLY_STEPS, GRADIENTS, HISTORY, LAYERS, MEASURED
 from dynfilters.models import create_model, list_models
@@ -152,16 +150,6 @@ def finite_median(values: Iterable[float]) -> float:
     """The median of the finite ones among them, NaN if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return median(finite) if finite else math.nan
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys, as CSV with a header; nothing for no rows."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
 
 
 TASK = Task(frozenset({"model", "data", "optim", "probe", "measure"}), canonical, check, train_job)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dynfilters.experiments.checks import check_device
 from dynfilters.experiments.engine.training import deterministic
-from dynfilters.experiments.files import write_atomically
+from dynfilters.experiments.files import to_csv, write_atomically
 from dynfilters.experiments.jobs.candidates import (
     PLAIN,
     STAND_INS,
@@ -38,7 +38,7 @@ from dynfilters.experiments.jobs.pairs import (
 )
 from dynfilters.experiments.jobs.psnr import psnr
 from dynfilters.experiments.jobs.task import Task, canonical_filter
-from dynfilters.experiments.jobs.train import measure, to_csv
+from dynfilters.experiments.jobs.train import measure
 from dynfilters.experiments.results import CROPS, HISTORY
 from dynfilters.models.upsampler import Interpolation, interpolate
 

@@ -15,8 +15,8 @@ import dynfilters
 from dynfilters.experiments.checks import CheckError, check_device, check_name
 from dynfilters.experiments.files import check_contained, check_room, check_writable, leads_out
 from dynfilters.experiments.jobs import TASKS
+from dynfilters.experiments.plugins import import_plugins
 from dynfilters.experiments.sweep.confighash import ALL_SECTIONS, PlannedJob, plan
-from dynfilters.experiments.sweep.plugins import import_plugins
 
 # What a job and a report leave behind, generously: the curves of a long training, and pictures.
 JOB_BYTES, REPORT_BYTES = 1_000_000, 20_000_000

@@ -16,7 +16,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from dynfilters.experiments.ablate import CONF
+from dynfilters.experiments.files import CONF
 from dynfilters.experiments.sweep.callback import compose_jobs, describe
 from dynfilters.experiments.sweep.checks import check_job
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dynfilters.experiments.checks import check_name
 from dynfilters.experiments.jobs import TASKS
-from dynfilters.experiments.sweep.plugins import import_plugins
+from dynfilters.experiments.plugins import import_plugins
 
 # Where a job's output goes and how it shows its progress does not change its result.
 NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})

@@ -14,6 +14,7 @@ from dynfilters.diagnostics.settings import describe_device
 from dynfilters.experiments.engine.training import seeded
 from dynfilters.experiments.files import locked
 from dynfilters.experiments.jobs import TASKS
+from dynfilters.experiments.plugins import import_plugins
 from dynfilters.experiments.results import (
     CROPS,
     GRADIENTS,
@@ -28,7 +29,6 @@ from dynfilters.experiments.results import (
     write_result,
 )
 from dynfilters.experiments.sweep.confighash import PlannedJob, plan
-from dynfilters.experiments.sweep.plugins import import_plugins
 
 WRITTEN = (RESULT, GRADIENTS, HISTORY, LAYERS, CROPS)
 

@@ -40,7 +40,7 @@ test-full: $(VENV)/dev  ## All tests, and those of ops and layers on the referen
 fuzz: $(VENV)/dev  ## Properties under ever new inputs for TIME=600 seconds; what fails goes to tests/regressions
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(PY) -m fuzz --seconds $(or $(TIME),600) $(if $(SEED),--seed $(SEED)) $(ONLY)
 
-bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in five minutes
+bench: $(VENV)/dev  ## Speed and memory on this CPU against the targets, in about five minutes
 	$(PY) -m benchmarks.run
 
 sanitize: $(VENV)/dev  ## The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, in six minutes

@@ -1,4 +1,4 @@
-"""Who competes: our op and layers, PyTorch's static convolutions, and what a user would write."""
+"""Candidates: our op and layers, PyTorch's static convolutions, and what a user would write."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ Fn = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute a case.
+    """A way to compute a case.
 
     Attributes:
         summary: one line for the report.
-        kinds: the kinds of case that it applies to.
-        operands: kind → names of the operands that it takes, in order.
+        operands: kind of case that it applies to → names of the operands that it takes, in order.
         build: case → function of those operands, or a module, whose parameters count as operands.
         truth: which float64 formula it must agree with (`benchmarks.truth`).
         differentiable: whether the backward pass is measured.
@@ -52,7 +51,7 @@ def _op(case: Case) -> Fn:
 
 
 def _reference(case: Case) -> Fn:
-    """The portable kernels, whichever are live."""
+    """Our portable kernels, also where the native ones are live."""
     geometry = reference.Geometry((case.kernel_size,) * 2, scale=case.scale)
 
     def run(x: Tensor, spatial: Tensor, channel: Tensor | None = None) -> Tensor:
@@ -72,7 +71,7 @@ def _conv(case: Case) -> Fn:
 
 
 def _unfold(case: Case) -> Fn:
-    """As published with Involution and CARAFE: copies of x under every tap, times taps, summed."""
+    """The formula published with Involution and CARAFE: weighted copies of x, summed."""
     k, scale = case.kernel_size, case.scale
 
     def run(x: Tensor, spatial: Tensor, channel: Tensor | None = None) -> Tensor:
@@ -91,7 +90,7 @@ def _unfold(case: Case) -> Fn:
 
 
 def _compiled(case: Case) -> Fn:
-    """The sum of shifted images, tap by tap, which `torch.compile` makes one loop of."""
+    """The sum of shifted images, tap by tap, which `torch.compile` fuses into one loop."""
     k, scale = case.kernel_size, case.scale
 
     def run(x: Tensor, spatial: Tensor, channel: Tensor | None = None) -> Tensor:
@@ -119,7 +118,7 @@ def _bilinear(case: Case) -> Fn:
 
 
 def _grouped(case: Case) -> Fn:
-    """All samples as groups of one convolution."""
+    """One convolution whose groups are the samples."""
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
         b, _, h, w = x.shape
@@ -172,7 +171,7 @@ CANDIDATES = {
 
 
 class Program:
-    """One candidate on one case.
+    """A candidate made ready to run on a case.
 
     Args:
         name: of the candidate, a key of `CANDIDATES`.
@@ -195,7 +194,7 @@ class Program:
 
     @property
     def sets(self) -> int:
-        """How many sets of operands there are."""
+        """The number of sets of operands."""
         return len(self.leaves)
 
     @property
@@ -216,7 +215,7 @@ class Program:
         return self.fn(*self._inputs[i])
 
     def backward(self, y: Tensor, i: int = 0) -> tuple[Tensor, ...]:
-        """Gradients of all leaves for `grad`."""
+        """Returns the gradients of all leaves, given that of y, `grad`."""
         return torch.autograd.grad(y, self.leaves[i], self.grad(y, i))
 
     def train(self, i: int = 0) -> tuple[Tensor, ...]:
@@ -225,7 +224,7 @@ class Program:
         return y, *self.backward(y, i)
 
     def grad(self, y: Tensor, i: int = 0) -> Tensor:
-        """The gradient of y: drawn once, laid out as y is."""
+        """Returns the gradient of y, which is drawn once and laid out as y is."""
         while len(self._grads) <= i:
             generator = torch.Generator(y.device).manual_seed(len(self._grads))
             drawn = torch.randn(y.shape, generator=generator, device=y.device)
@@ -235,13 +234,13 @@ class Program:
         return self._grads[i]
 
     def bytes_moved(self, which: str) -> int:
-        """What a pass must read and write at least: operands, y, and their gradients."""
+        """Returns the bytes that a pass must read and write: operands, y, and their gradients."""
         forward = self.operand_bytes + self._y_bytes
         backward = forward + self.operand_bytes
         return {"forward": forward, "backward": backward, "both": forward + backward}[which]
 
     def result_bytes(self, which: str) -> int:
-        """Of y, and with "both" of the gradients."""
+        """Returns the bytes of y and, with "both", of the gradients."""
         return self._y_bytes + (self.operand_bytes if which == "both" else 0)
 
     @property

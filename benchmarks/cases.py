@@ -1,4 +1,4 @@
-"""What is measured: the shapes, and the tensors of each."""
+"""Cases: the shapes that are measured, and the tensors of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GRIDS = (7, 14, 28, 56, 112, 224)  # Table A of "Decoupled Dynamic Filter Networ
 CHANNELS = 256
 TABLE_BATCH = 32
 # On a CPU x is at most 51 MB, so that a dense convolution takes half a second and the K-fold copy
-# of `unfold` fits into any memory. Not even so does x fit into a cache from 28 up.
+# of `unfold` fits into any memory. From 28 up x is still larger than a cache.
 CPU_BATCH = {7: 32, 14: 32, 28: 32, 56: 8, 112: 4, 224: 1}
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
@@ -43,7 +43,7 @@ class Case:
 
 
 def cases_for(device: str) -> list[Case]:
-    """All cases, Table A's first."""
+    """Returns all cases, Table A's first."""
     batches = CPU_BATCH if device == "cpu" else dict.fromkeys(GRIDS, TABLE_BATCH)
     return [
         *(Case("ddf", grid, batches[grid]) for grid in GRIDS),
@@ -60,9 +60,9 @@ def resized(
     batch: int | None = None,
     channels: int | None = None,
 ) -> list[Case]:
-    """Those of `cases` on one of the grids (all if None), with another batch size or width.
+    """Returns the cases on one of the grids (all if None), with another batch size or width.
 
-    A grid that no case has is made from the first case of each kind.
+    A grid that no case has is added to the first case of each kind.
     """
     cases = list(cases)
     if grids is not None:

@@ -1,4 +1,4 @@
-"""What torch.compile makes of a network: its time over that of the network as it is.
+"""Speed of a network under torch.compile, over its speed in eager mode.
 
     python -m benchmarks.compiled [--model ddf_resnet50] [--device cuda] [--batch 4] [--size 224]
 
@@ -90,7 +90,7 @@ def _check(which: str, found: dict[str, Run], twins: dict[str, nn.Module]) -> No
 
 
 def speedup(options: argparse.Namespace, which: str) -> float:
-    """How many times as fast compiled is as eager: the median over rounds side by side."""
+    """Returns how many times as fast compiled is as eager: the median over rounds in turns."""
 
     def timed(run: Run) -> Callable[[], tuple[float]]:
         def once() -> tuple[float]:

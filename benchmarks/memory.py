@@ -31,8 +31,9 @@ from benchmarks.plan import Selection, Setting
 
 RESET = Path("/proc/self/clear_refs")
 RUNS = 2
-SECONDS = 45.0  # then the child tells what it has
+SECONDS = 45.0  # then the child measures only what targets need
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+HANGING = 600.0  # seconds after which the child is stopped; what it has printed counts
 TARGETED = ("op",)  # measured first
 ALWAYS = (*TARGETED, "module", "dwconv", "bilinear", "per_sample")
 SMALL = 28  # above this grid the others take too long
@@ -43,7 +44,7 @@ Key = tuple[Case, str, str, str, str]  # case, type, layout, candidate, pass
 def measure(
     settings: list[Setting], selection: Selection, seconds: float = SECONDS
 ) -> dict[Key, int]:
-    """Bytes beyond operands and results of the passes that `selection` times.
+    """Returns the bytes beyond operands and results of the passes that `selection` times.
 
     A child measures, with as many threads as this process uses, until all is done or the time
     is up; what targets need is always measured. Empty where the system does not tell.
@@ -54,18 +55,24 @@ def measure(
     tasks.sort(key=lambda task: task["candidate"] not in TARGETED)
     order = {"threads": torch.get_num_threads(), "seconds": seconds, "tasks": tasks}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory"],
-        input=json.dumps(order),
-        capture_output=True,
+    command = [sys.executable, "-m", "benchmarks.memory"]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=4 * seconds + 60,
         env=environment | MALLOC,
-        check=False,
     )
-    if child.returncode:
-        raise RuntimeError(f"the measuring child failed: {child.stderr.strip()[-300:]}")
-    rows = json.loads(child.stdout.splitlines()[-1])
+    try:
+        printed, errors = child.communicate(json.dumps(order), timeout=HANGING)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        printed, errors = child.communicate()
+    else:
+        if child.returncode:
+            raise RuntimeError(f"the measuring child failed: {errors.strip()[-300:]}")
+    rows = map(json.loads, printed.splitlines())
     return {(Case(**row["case"]), *row["key"]): row["bytes"] for row in rows}
 
 
@@ -79,7 +86,7 @@ def _tasks(setting: Setting, selection: Selection) -> Iterator[dict[str, Any]]:
 
 
 def beyond(run: Callable[[], object], result_bytes: int) -> int:
-    """Growth of the resident size during `run()` at its highest, without what it returns."""
+    """Returns the largest growth of the resident size during `run()`, without its results."""
     run()
     growth = []
     for _ in range(RUNS):
@@ -94,7 +101,7 @@ def beyond(run: Callable[[], object], result_bytes: int) -> int:
 
 
 def _status(field: str) -> int:
-    """Bytes."""
+    """Returns a field of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
@@ -102,14 +109,14 @@ def _status(field: str) -> int:
 
 
 def _trim() -> None:
-    """Free memory in the allocator's hands goes back to the system."""
+    """Returns memory that the allocator keeps but does not use to the system."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _measure(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row for each pass."""
+    """Yields a row for each pass."""
     case = Case(**task["case"])
     operands = Operands(case, task["dtype"], task["layout"], "cpu")
     program = Program(task["candidate"], case, [operands])
@@ -125,11 +132,10 @@ def main() -> None:
     order = json.load(sys.stdin)
     torch.set_num_threads(order["threads"])
     deadline = time.monotonic() + order["seconds"]
-    rows: list[dict[str, Any]] = []
     for task in order["tasks"]:
         if time.monotonic() < deadline or task["candidate"] in TARGETED:
-            rows += _measure(task)
-    print(json.dumps(rows))
+            for row in _measure(task):
+                print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

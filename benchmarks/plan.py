@@ -1,4 +1,4 @@
-"""What is run: the command line, and which candidates meet on which case."""
+"""Plan of a run: the command line, and which candidates race on which case."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the command line asks for; None where it leaves the choice to the plan."""
+    """Choices of the command line; None where it leaves the choice to the plan."""
 
     device: str = "cpu"
     dtypes: list[str] | None = None
@@ -178,7 +178,7 @@ QUICK = ("op", "dwconv", "bilinear", "per_sample", "grouped", "module")
 
 
 def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
-    """Exits with a message that names the option for what makes no sense."""
+    """Parses the command line; exits with a message that names an option that makes no sense."""
     parser = _parser(description)
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -212,7 +212,7 @@ def selection(options: argparse.Namespace) -> Selection:
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    """The cases asked for, resized if that was asked for."""
+    """Returns the cases asked for, resized if that was asked for."""
     found = [c for c in cases_for(options.device) if c.kind in (options.cases or KINDS)]
     return resized(found, grids=options.grids, batch=options.batch, channels=options.channels)
 
@@ -223,7 +223,7 @@ def _resizes(options: argparse.Namespace) -> bool:
 
 
 def _make_quick(options: argparse.Namespace) -> None:
-    """Seconds instead of minutes: what was not asked for is left out."""
+    """Leaves out what was not asked for, to take seconds instead of minutes."""
     options.seconds = min(options.seconds, 0.2)
     options.dtype = options.dtype or ["fp32"]
     options.candidates = options.candidates or list(QUICK)
@@ -252,7 +252,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """How to measure, whatever it is."""
+    """Adds the options about how to measure."""
     parser.add_argument("--batch", type=_positive, help="in place of each case's own")
     parser.add_argument("--channels", type=_positive, help="in place of 256")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -260,7 +260,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_seconds, help="that a race lasts; 1, on a GPU 0.3")
     parser.add_argument("--min-rounds", type=_positive, default=3, help="even of the slowest; 3")
     parser.add_argument(
-        "--minutes", type=_seconds, default=4.5, help="then the rest is skipped; 4.5"
+        "--minutes", type=_seconds, default=4.5, help="then what no target needs is skipped; 4.5"
     )
     parser.add_argument("--quick", action="store_true", help="the fast candidates, briefly")
     parser.add_argument("--full", action="store_true", help="every candidate, type and layout")

@@ -1,4 +1,4 @@
-"""What a `GradientProbe` costs: a training step with it over one without.
+"""Cost of a `GradientProbe`: a training step with it over one without.
 
     python -m benchmarks.probe [--device cuda] [--filter ddf] [--activation filter_norm]
 
@@ -29,7 +29,7 @@ LIMITS = {10: 0.10, 1: 0.60}  # every → share of a step
 
 
 class Training:
-    """A network in training, watched by a probe if `every` says how often."""
+    """A network in training, with a probe that records every `every`-th step, None for no probe."""
 
     def __init__(self, options: argparse.Namespace, every: int | None) -> None:
         torch.manual_seed(0)
@@ -51,7 +51,7 @@ class Training:
         self.optimizer.step()
 
     def run(self) -> tuple[float]:
-        """The seconds of `STEPS` steps."""
+        """Returns the seconds of `STEPS` steps."""
         start = time.perf_counter()
         for _ in range(STEPS):
             self.step()
@@ -61,7 +61,7 @@ class Training:
 
 
 def norms_agree(options: argparse.Namespace) -> bool:
-    """Whether the probe's gradient norm of the model is that of plain autograd, to 1e-5."""
+    """Returns whether the probe's gradient norm of the model is that of autograd, to 1e-5."""
     watched, plain = Training(options, 1), Training(options, None)
     watched.step()
     recorded = aggregate(watched.probe.records(), by=("quantity",))["grad_norm",][1][0]
@@ -71,7 +71,7 @@ def norms_agree(options: argparse.Namespace) -> bool:
 
 
 def overheads(options: argparse.Namespace) -> dict[int, float]:
-    """every → share of a step that the probe takes, the median over rounds side by side."""
+    """Returns every → share of a step that the probe takes, the median over rounds in turns."""
     trainings = {every: Training(options, every) for every in (None, *LIMITS)}
     runs: dict[str, Callable] = {str(every): t.run for every, t in trainings.items()}
     for run in runs.values():

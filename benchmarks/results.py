@@ -45,7 +45,7 @@ SMI_FIELDS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Device, processor flags, threads, versions, backend of the op, date, load."""
+    """Returns device, processor flags, threads, versions, backend of the op, date, load."""
     facts = {
         "device": describe_device(device, None),
         "cpu_flags": [flag for flag in FLAGS if flag in processor()[1]],
@@ -69,13 +69,13 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def after(device: str) -> dict[str, Any]:
-    """What may have changed meanwhile."""
+    """Returns the facts that may have changed during the run."""
     facts: dict[str, Any] = {"load_after": _load()}
     return {**facts, "clocks_after": clocks()} if device == "cuda" else facts
 
 
 def title(facts: Mapping[str, Any]) -> str:
-    """The device; of a CPU with its widest vectors, as some tell no more than their maker."""
+    """Returns the device; of a CPU with its widest vectors, as some names are just the maker."""
     flags = facts.get("cpu_flags", ()) if facts["device"].startswith("cpu") else ()
     widest = next((FEATURES[flag] for flag in VECTORS if flag in flags), None)
     return facts["device"] if widest is None else f"{facts['device'][:-1]}, {widest})"
@@ -88,7 +88,7 @@ def file_name(facts: Mapping[str, Any]) -> str:
 
 
 def clocks() -> dict[str, str] | None:
-    """What nvidia-smi says of clocks, temperature and power; None if it does not run."""
+    """Returns clocks, temperature and power from nvidia-smi; None if it does not run."""
     command = ["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -103,7 +103,7 @@ def _reuses_pages() -> bool:
 
 
 def _load() -> float | None:
-    """Processes that wanted to run in the last minute: above the threads, times are too long."""
+    """Returns the load of the last minute: above the number of threads, times are too long."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
@@ -122,10 +122,10 @@ PASS = {"forward": "forward", "backward": "backward", "both": "forward + backwar
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """The whole report."""
+    """Returns the whole report as Markdown."""
     parts = [
         f"# Benchmark on {title(results['machine'])}",
-        measured_with(results),
+        conditions(results),
         "## Targets",
         target_table(results),
         "A figure marked ✗ misses its target. Ratios are medians over rounds in which both took "
@@ -161,7 +161,7 @@ HEADLINES = {
 
 
 def headline(measured: Sequence[Mapping[str, Any]]) -> str:
-    """How many times as fast ours is, in five rows with a column for each device."""
+    """Returns how many times as fast ours is, in five rows with a column for each device."""
     devices = [title(results["machine"]) for results in measured]
     rows = [
         [f"{ours}, against {theirs}", *(_times(results, *key) for results in measured)]
@@ -179,7 +179,7 @@ def headline(measured: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _times(results: Mapping[str, Any], name: str, layout: str) -> str:
-    """The range over all grids of how many times as fast ours is."""
+    """Returns the range over all grids of how many times as fast ours is."""
     found = (r for r in results["targets"] if (r["name"], r["layout"]) == (name, layout))
     times = sorted(
         value if row["at_least"] else 1 / value
@@ -193,7 +193,7 @@ def _times(results: Mapping[str, Any], name: str, layout: str) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """The targets, and what they were measured with, for the documentation."""
+    """Returns the targets and the conditions they were measured under, for the documentation."""
     rows = results["targets"]
     grids = sorted({int(grid) for row in rows for grid in row["limits"]})
     head = ["target", "met", "asked", *(f"{grid}²" for grid in grids)]
@@ -203,11 +203,11 @@ def summary(results: Mapping[str, Any]) -> str:
         marked = (re.sub(r"(.+) ✗", r"**\1**", value) for value in values)
         body.append([", ".join([name, layout, dtype]), met, asked, *marked])
     shown = table(head, body, left=2)
-    return f"### {title(results['machine'])}\n\n{shown}\n\n{measured_with(results)}"
+    return f"### {title(results['machine'])}\n\n{shown}\n\n{conditions(results)}"
 
 
-def measured_with(results: Mapping[str, Any]) -> str:
-    """One line of what it was measured with."""
+def conditions(results: Mapping[str, Any]) -> str:
+    """Returns the conditions of the measurement in one line."""
     machine = results["machine"]
     words = [
         f"{machine['date']}",
@@ -230,7 +230,7 @@ def measured_with(results: Mapping[str, Any]) -> str:
 
 
 def target_table(results: Mapping[str, Any]) -> str:
-    """A line for each target, a column for each grid."""
+    """Returns a table with a line for each target and a column for each grid."""
     rows = results["targets"]
     grids = sorted({int(grid) for row in rows for grid in row["limits"]})
     head = ["target", "layout", "type", "limit", *(f"{grid}²" for grid in grids), "met"]
@@ -253,12 +253,12 @@ def _target_row(row: Mapping[str, Any], grids: Sequence[int]) -> list[str]:
 
 
 def _by_grid(values: Mapping[Any, Any]) -> dict[int, Any]:
-    """Grids as numbers, which are text in a file."""
+    """Turns grids into numbers, which are text in a file."""
     return {int(grid): value for grid, value in values.items()}
 
 
 def paper_table(cells: Iterable[Cell], dtype: str, layout: str) -> str:
-    """Forward milliseconds of Table A's columns, and ratios to conv beside the paper's."""
+    """Returns forward milliseconds of Table A's columns, and ratios to conv beside the paper's."""
     found = {
         (c["grid"], c["candidate"]): c
         for c in cells
@@ -336,14 +336,14 @@ def _cell_row(cell: Cell, gpu: bool) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    """Three digits."""
+    """Returns three digits, "–" for None."""
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
-    """A Markdown table that can be read as text; the first `left` columns start at the left."""
+    """Returns an aligned Markdown table; the first `left` columns are aligned to the left."""
     filled = [[*row, *[""] * (len(head) - len(row))] for row in rows]
     widths = [max(3, *(len(row[i]) for row in [head, *filled])) for i in range(len(head))]
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -358,7 +358,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
 
 
 def write(results: Mapping[str, Any], directory: Path) -> tuple[Path, Path]:
-    """The JSON and the Markdown file, named by device and date."""
+    """Writes the JSON and the Markdown file, named by device and date; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     stem = directory / file_name(results["machine"])
     json_file, markdown = (stem.with_name(f"{stem.name}{end}") for end in (".json", ".md"))
@@ -381,7 +381,7 @@ def one_line_a_row(results: Mapping[str, Any]) -> str:
 
 
 def newest() -> list[dict[str, Any]]:
-    """The newest of the results that are kept, one for each device."""
+    """Returns the newest results in `DIRECTORY` of each device."""
     kept = (read_json(file) for file in DIRECTORY.glob("*.json"))
     by_date = sorted(kept, key=lambda one: one["machine"]["date"])
     found = {title(one["machine"]): one for one in by_date}
@@ -389,13 +389,13 @@ def newest() -> list[dict[str, Any]]:
 
 
 def readme_section() -> str:
-    """Five rows of the newest results, as Markdown."""
+    """Returns five rows of the newest results as Markdown."""
     found = newest()
     return headline(found) if found else "Nothing has been measured yet."
 
 
 def docs_section() -> str:
-    """All targets of the newest results, as Markdown."""
+    """Returns all targets of the newest results as Markdown."""
     return "\n\n".join(map(summary, newest())) or "Nothing has been measured yet."
 
 

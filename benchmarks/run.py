@@ -1,6 +1,6 @@
 """Verifies every candidate against float64, times those that are right, and reports.
 
-python -m benchmarks.run                  # what the targets need, in five minutes
+python -m benchmarks.run                  # all targets, in about five minutes
 python -m benchmarks.run --cases ddf --grids 7,14 --layout nchw --pass backward \\
     --candidates op,dwconv --seconds 2    # a few cells, in seconds; writes no files
 
@@ -36,11 +36,11 @@ KEY = (*Case.__dataclass_fields__, "dtype", "layout", "candidate", "pass")  # of
 
 
 class Bench:
-    """Runs settings.
+    """Verifies and times the candidates of settings.
 
     Args:
-        seconds: of a race.
-        min_rounds: that the slowest candidate takes part in.
+        seconds: duration of a race.
+        min_rounds: rounds that even the slowest candidate takes part in.
         copy_gbps: measured copy bandwidth in 10⁹ bytes per second.
     """
 
@@ -55,7 +55,7 @@ class Bench:
         self._truth_of: tuple | None = None
 
     def run(self, setting: Setting) -> list[Cell]:
-        """A cell for each candidate and pass."""
+        """Returns a cell for each candidate and pass."""
         with precision(setting.dtype):
             programs, checks = self._prepare(setting)
             times = self._times(setting, programs, checks)
@@ -71,7 +71,7 @@ class Bench:
         return cells
 
     def _prepare(self, setting: Setting) -> tuple[dict[str, Program], dict[str, Cell]]:
-        """The candidates that are right, and for all what the check found."""
+        """Returns the candidates that are right, and the result of the check for all."""
         if self._truth_of != (setting.case, setting.dtype):
             self._truth, self._truth_of = {}, (setting.case, setting.dtype)
         operands = self._operands(setting)
@@ -146,12 +146,12 @@ class Bench:
 
 
 def describe(setting: Setting) -> Cell:
-    """What all cells of a setting share."""
+    """Returns the fields that all cells of a setting share."""
     return {**asdict(setting.case), "dtype": setting.dtype, "layout": setting.layout}
 
 
 def failure(problem: Exception) -> Cell:
-    """That a candidate has no figures, and why."""
+    """Returns the status of a candidate that raised `problem`, and the reason."""
     memory = isinstance(problem, (torch.OutOfMemoryError, MemoryError))
     reason = f"{type(problem).__name__}: {problem}".partition("\n")[0]
     return {"status": "out of memory" if memory else "failed", "reason": reason[:300]}
@@ -192,14 +192,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _start_over_with_malloc(arguments: list[str]) -> None:
-    """In place of this process one with `MALLOC`, which glibc reads only as a process starts."""
+    """Replaces this process by one with `MALLOC`, which glibc reads only as a process starts."""
     if sys.platform == "linux" and not MALLOC.items() <= os.environ.items():
         os.environ.update(MALLOC)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.run", *arguments])
 
 
 def run(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What is known after each setting, in the form that `benchmarks.results` describes."""
+    """Yields the results so far after each setting, as `benchmarks.results` describes them."""
     start = time.monotonic()
     torch.set_num_threads(chosen.threads)
     selection = plan.selection(chosen)
@@ -295,7 +295,7 @@ def _run(bench: Bench, setting: Setting) -> list[Cell]:
 def _memory(
     chosen: argparse.Namespace, planned: list[Setting], selection: Selection
 ) -> dict[memory.Key, int]:
-    """Peak memory on a CPU, in float32; without it if the measurement fails, saying so."""
+    """Returns peak memory on a CPU in float32; nothing, with a message, if measuring it fails."""
     if chosen.device != "cpu" or not chosen.memory:
         return {}
     try:

@@ -1,11 +1,11 @@
-"""Everything that needs a GPU, in one command: build, tests, the probe's cost, benchmark.
+"""All that needs a GPU, in one command: build, tests, the probe's cost, benchmark.
 
 python3 -m benchmarks.stages DIR    # as `make gpu OUT=DIR`
 
 Runs from the checkout with whatever python3 and torch are there and installs nothing. Each stage
-has its own log in DIR and its own limit of time, and runs whatever became of the ones
-before: all together stay below nine minutes. Without a library the tests and the benchmark run
-the reference kernels. Exits with 1 if any failed.
+has its own log in DIR and its own limit of time, and runs even if one before it failed;
+all together stay below nine minutes. Without a native library the tests and the benchmark run the
+reference kernels. Exits with 1 if any failed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOWN = 40  # last lines of a log that are printed
 
 @dataclass(frozen=True)
 class Stage:
-    """A command with a limit in seconds; "{minutes}" in it is how long it may measure."""
+    """A command with a limit in seconds; "{minutes}" in it stands for how long it may measure."""
 
     name: str
     command: tuple[str, ...]
@@ -39,7 +39,7 @@ class Stage:
 
 
 def stages(out: Path) -> list[Stage]:
-    """What `make gpu` does, in order."""
+    """Returns the stages of `make gpu`, in order."""
     python = sys.executable
     tests = ("-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", "-rfE", *cuda_tests())
     probe = ("-m", "benchmarks.probe", "--device", "cuda")
@@ -53,14 +53,14 @@ def stages(out: Path) -> list[Stage]:
 
 
 def cuda_tests() -> list[str]:
-    """Files with tests that need a GPU; the others may want packages that are not there."""
+    """Returns the files with tests that need a GPU; others may need packages that are missing."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
     marked = re.compile(r"^\s*(@pytest\.mark\.cuda|pytestmark\s*=.*mark\.cuda)\b", re.MULTILINE)
     return [str(f.relative_to(ROOT)) for f in files if marked.search(f.read_text("utf-8"))]
 
 
 def run_all(planned: Sequence[Stage], out: Path, total: float = TOTAL) -> dict[str, int | None]:
-    """Exit status of each, None for one that was stopped at its limit; logs in `out`."""
+    """Runs all stages, logs in `out`; returns exit statuses, None where stopped at the limit."""
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + total
     results = {}
@@ -106,7 +106,7 @@ def _environment(limit: float, native: bool) -> dict[str, str]:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """The whole group, if anything is left of it; compilers have their own, and are interrupted."""
+    """Stops the whole process group; compilers, which have their own, are interrupted first."""
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)

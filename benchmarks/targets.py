@@ -1,4 +1,4 @@
-"""The targets, and what was measured of each."""
+"""Targets, and whether measured cells reach them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Cells:
     def find(
         self, target: Target, grid: int, candidate: str, which: str | None = None
     ) -> Cell | None:
-        """None if there is none, or it has no figures."""
+        """Returns the cell, None if there is none or it has no figures."""
         batches = self._batches.get((target.kind, grid), set())
         batch = target.batch if target.batch is not None else next(iter(batches), None)
         key = (target.kind, grid, batch, target.dtype, target.layout, which or target.which)
@@ -72,7 +72,7 @@ class Target:
 
 
 def ratio(candidate: str, other: str) -> Measure:
-    """Time of the one over that of the other."""
+    """Returns the measure: time of `candidate` over that of `other`."""
 
     def measure(cells: Cells, target: Target, grid: int) -> float | None:
         cell = cells.find(target, grid, candidate)
@@ -82,6 +82,8 @@ def ratio(candidate: str, other: str) -> Measure:
 
 
 def field(candidate: str, name: str) -> Measure:
+    """Returns the measure: a field of the candidate's cell."""
+
     def measure(cells: Cells, target: Target, grid: int) -> float | None:
         cell = cells.find(target, grid, candidate)
         return None if cell is None else cell.get(name)
@@ -113,7 +115,7 @@ OP = ratio("op", "dwconv")
 
 
 def _table(name: str, limit: float, measure: Measure, *, grids=GRIDS, **rest: Any) -> Target:
-    """A target at the rows of Table A, or some of them."""
+    """Returns a target at the rows of Table A, or some of them."""
     return Target(name, "ddf", dict.fromkeys(grids, limit), measure, **rest)
 
 
@@ -173,12 +175,12 @@ def _gpu() -> Iterator[Target]:
 
 
 def targets(device: str) -> list[Target]:
-    """Those of a "cpu", or of a "cuda" device."""
+    """Returns the targets of a "cpu" or a "cuda" device."""
     return _cpu() if device == "cpu" else list(_gpu())
 
 
 def judge(device: str, cells: Iterable[Cell], threads: int) -> list[dict[str, Any]]:
-    """For each target its name, limits, and measured: grid → figure; met: None if not all known."""
+    """Returns each target with its figures: grid → figure; `met` is None if some are missing."""
     index = Cells(cells, threads)
     return [_judge(target, index) for target in targets(device)]
 

@@ -1,4 +1,4 @@
-"""Candidates race in turns, so that a disturbance meets all of them; the clocks of CPU and GPU."""
+"""Races, in which candidates take turns so that a disturbance meets all; timers of CPU and GPU."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MAX_ROUNDS = 1000
 def race(
     runs: Mapping[str, Callable[[], tuple[float, ...]]], seconds: float, min_rounds: int
 ) -> dict[str, np.ndarray]:
-    """Times of `runs` in rounds, about `seconds` of them.
+    """Times `runs` in rounds for about `seconds`.
 
-    In every round each takes its turn, in random order. One that is so slow that it would eat up
+    In every round each takes its turn, in random order. One that is so slow that it would take
     the others' time sits out all rounds but every 2nd, 4th, 8th, …
 
     Args:
         runs: name → function that runs once and returns its times in seconds. It has been run
             before.
-        min_rounds: that even the slowest takes part in.
+        min_rounds: rounds that even the slowest takes part in.
 
     Returns:
         name → (rounds, times per run) milliseconds, NaN where it sat out.
@@ -55,7 +55,7 @@ def race(
 def _plan(
     lasts: Mapping[str, float], seconds: float, min_rounds: int
 ) -> tuple[dict[str, int], int]:
-    """(name → every how many rounds, rounds), so that each gets the same share of the time."""
+    """Returns (name → every how many rounds, rounds); each gets the same share of the time."""
     share = seconds / len(lasts)
     own = {n: min(MAX_ROUNDS, max(min_rounds, int(share / t))) for n, t in lasts.items()}
     rounds = max(own.values())
@@ -65,17 +65,17 @@ def _plan(
 
 
 class CpuTimer:
-    """How `Bench` times programs on a CPU: run by run, operands as warm as the race leaves them.
+    """Times programs on a CPU: run by run, with operands as warm as the race leaves them.
 
     Freeing the results is not timed.
     """
 
     def sets(self, bytes_moved: int) -> int:
-        """How many sets of operands a program needs."""
+        """Returns how many sets of operands a program needs."""
         return 1
 
     def forward(self, program: Program) -> Callable[[], tuple[float, ...]]:
-        """A run that returns (forward,) in seconds."""
+        """Returns a run that returns (forward,) in seconds."""
 
         def run() -> tuple[float]:
             start = time.perf_counter()
@@ -87,7 +87,7 @@ class CpuTimer:
         return run
 
     def training(self, program: Program) -> Callable[[], tuple[float, ...]]:
-        """A run that returns (backward, both), forward with what autograd does then."""
+        """Returns a run that returns (backward, both) in seconds; both includes autograd's part."""
 
         def run() -> tuple[float, float]:
             start = time.perf_counter()
@@ -101,18 +101,18 @@ class CpuTimer:
         return run
 
     def extras(self, program: Program, which: str) -> dict[str, Any]:
-        """Nothing: memory is measured by a child (`benchmarks.memory`)."""
+        """Returns nothing: memory is measured by a child (`benchmarks.memory`)."""
         return {}
 
 
 def percentiles(times: np.ndarray) -> dict[str, float]:
-    """p20, p50 and p80 of the rounds that took place."""
+    """Returns p20, p50 and p80 of the rounds that took place."""
     p20, p50, p80 = np.nanpercentile(times, (20, 50, 80))
     return {"p20": float(p20), "p50": float(p50), "p80": float(p80)}
 
 
 def ratio(times: np.ndarray, others: np.ndarray) -> float:
-    """Median over the rounds that both took part in of the one's time over the other's."""
+    """Returns the median of times / others over the rounds that both took part in."""
     return float(np.nanmedian(times / others))
 
 
@@ -132,7 +132,7 @@ SMALL = 28  # up to this grid the cache may hold everything, and a warm figure s
 
 
 class CudaTimer:
-    """How `Bench` times programs on a GPU.
+    """Times programs on a GPU.
 
     A run replays a graph of several computations, each on a set of operands of its own and with
     results of its own. Together they are twice as large as the L2 cache, so that none finds its
@@ -140,17 +140,17 @@ class CudaTimer:
     """
 
     def sets(self, bytes_moved: int) -> int:
-        """How many sets of operands it takes."""
+        """Returns how many sets of operands exceed the L2 cache twice."""
         cache = torch.cuda.get_device_properties(0).L2_cache_size
         return max(1, min(MAX_SETS, -(-2 * cache // bytes_moved)))
 
     def forward(self, program: Program) -> Callable[[], tuple[float, ...]]:
-        """A run that returns (forward,) in seconds."""
+        """Returns a run that returns (forward,) in seconds."""
         replay = Replay(program.forward, program.sets)
         return lambda: (replay(),)
 
     def training(self, program: Program) -> Callable[[], tuple[float, ...]]:
-        """A run that returns (backward, both): backward is both without forward."""
+        """Returns a run that returns (backward, both) in seconds; backward is both less forward."""
         forward = Replay(program.forward, program.sets)
         both = Replay(program.train, program.sets)
 
@@ -161,7 +161,7 @@ class CudaTimer:
         return run
 
     def extras(self, program: Program, which: str) -> dict[str, Any]:
-        """Peak memory, the time without a graph, and on small grids that with a warm cache."""
+        """Returns peak memory, time without a graph, and on small grids with a warm cache."""
         if which == "backward":
             return {}
         run = program.forward if which == "forward" else program.train
@@ -222,7 +222,7 @@ class Replay:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Growth of the allocated memory during `run()` at its highest, its results included.
+    """Returns the largest growth of the allocated memory during `run()`, results included.
 
     Not by `measure_memory`, whose hooks on what autograd saves would compile anew what is
     compiled.
@@ -237,7 +237,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def launch_floor() -> float:
-    """Microseconds that each further dependent kernel of a graph takes, however small."""
+    """Returns the microseconds that each further dependent kernel of a graph takes at least."""
     x = torch.zeros(1, device="cuda")
     counts = (1, 2, 4, 8, 16)
     times = []
@@ -248,7 +248,7 @@ def launch_floor() -> float:
 
 
 def matmul_tflops(size: int = 8192) -> dict[str, float]:
-    """10¹² operations per second of a square matrix product, by type."""
+    """Returns 10¹² operations per second of a square matrix product, by type."""
     rates = {}
     for name in ("fp32", "tf32", "bf16"):
         dtype = torch.bfloat16 if name == "bf16" else torch.float32
@@ -261,7 +261,7 @@ def matmul_tflops(size: int = 8192) -> dict[str, float]:
 
 @contextlib.contextmanager
 def precision(dtype: str) -> Iterator[None]:
-    """TF32 for convolutions and matrix products if that is `dtype`, else not."""
+    """Allows TF32 for convolutions and matrix products inside if `dtype` is "tf32", else not."""
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions of torch would rather have other names

@@ -29,7 +29,7 @@ def test_every_nth_step_is_recorded_and_the_hooks_sleep_in_between():
         for step in range(7):
             model(torch.ones(1, 1, 2, dtype=torch.float64)).backward()
             watch = probe._branches["", "spatial"]
-            calls.append(bool(watch.accumulator.noted()))
+            calls.append(bool(watch.accumulator.pending()))
             assert watch.active == (step % 3 == 0)
             probe.step()
     assert calls == [True, False, False, True, False, False, True]

@@ -1,4 +1,7 @@
-"""The content that a filter adapts to, measured: Table B of the DDF paper."""
+"""Measured adaptivity: whether content changes a filter by position and by channel.
+
+Table B of "Decoupled Dynamic Filter Networks" states this for the published filters.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +29,23 @@ ROUNDING = 1e-10
 
 @dataclass(frozen=True)
 class Adaptivity:
-    """What content changes a filter over, and the figures behind it.
+    """Whether content changes a filter by position and by channel, and the figures behind it.
 
     Attributes:
         spatial_adaptive: `spatial_change` is above 0.001.
         channel_adaptive: `channel_change` is above 0.001.
-        spatial_change: how differently content changes the filters of two positions, the mean
-            over all pairs: 0 if alike, about 1 if independently.
-        channel_change: how differently it changes the filter of a channel and that of the
+        spatial_change: difference between the changes of the filters at two positions, the mean
+            over all pairs: 0 if content changes them alike, about 1 if independently.
+        channel_change: difference between the change of a channel's filter and that of the
             channel most like it, the median over the channels.
-        change: ‖F(x') − F(x)‖ / ‖F(x)‖ over everything, 0 for a static filter.
-        positions: (row, column) in the output, where filters were looked at.
+        change: ‖F(x') − F(x)‖ / ‖F(x)‖ over all positions and channels, 0 for a static filter.
+        positions: (row, column) in the output at which filters were compared.
         change_by_position: relative change there, when all content changes.
         local_change_by_position: the same, when only the content around the first of
             `positions` changes: 0 elsewhere if the filter sees its own surroundings alone.
-        channels: output channels whose filters were looked at.
+        channels: output channels whose filters were compared.
         change_by_channel: relative change there, when all content changes.
-        method: "taps": generated once, and held while probing; or "jacobian".
+        method: "taps" if the taps were held fixed while x varied, else "jacobian".
     """
 
     spatial_adaptive: bool
@@ -61,11 +64,11 @@ class Adaptivity:
 def measure_adaptivity(
     layer: nn.Module, x: Tensor | None = None, *, guide: Tensor | None = None, seed: int = 0
 ) -> Adaptivity:
-    """Changes the content that `layer` sees, and looks where its effective filter changes.
+    """Changes the input of `layer`, and compares how its effective filters change.
 
     The effective filter F of channel o at position p is the row ∂y[o,p]/∂x of the linear map
-    from x to y with the generated taps held fixed, at four positions and eight output channels
-    at most. It is found for a first content and for two others; the changes F(x') − F(x) are
+    from x to y with the generated taps held fixed, at up to four positions and eight output
+    channels. It is found for a first content and for two others; the changes F(x') − F(x) are
     then compared, each pair of positions or channels by the smaller one of
 
         ‖Δ₁ − Δ₂‖ / √(‖Δ₁‖² + ‖Δ₂‖²) and ‖Δ₁F₂ − Δ₂F₁‖ / √(‖Δ₁F₂‖² + ‖Δ₂F₁‖²),
@@ -75,7 +78,7 @@ def measure_adaptivity(
     behind) are no adaptivity, nor is one factor for all of a static filter.
 
     - Spatial: the changes differ from position to position. What is pooled over all positions
-      changes all filters alike. Of an upsampler the same place of different cells is compared.
+      changes all filters alike. Of an upsampler one sub-pixel phase is compared.
     - Channel: the changes differ from channel to channel, and most channels have no other one
       that changes alike. Those of one group of an involution do: it does not adapt to channels
       as long as a group has more than one. Channels of x are compared as well as those of y.
@@ -85,20 +88,20 @@ def measure_adaptivity(
     generating anew: F is then its Jacobian, which has the generator's derivative in it,
     Σ x·∂taps/∂x. The share of it that is the same for all pixels of x, as from average pooling,
     is subtracted, and channels are compared while those looked at are zero, if the others still
-    change all filters. So the answer is exact for depth-wise filters without a bias and for
-    dense ones from pooled content. Of anything else it is that of the linearisation: ReLU
+    change all filters. So the result is exact for depth-wise filters without a bias and for
+    dense ones from pooled content. For anything else it is that of the linearisation: ReLU
     adapts to both.
 
     A copy in float64 and evaluation mode is measured, so that the layer stays as it is, and the
-    random state too; the answer depends on the weights: branches that are initialised to
+    random state too; the result depends on the weights: branches that are initialised to
     zero do not adapt.
 
     Args:
         layer: (B, C, H, W) → (B, C_out, H_out, W_out), one grid a multiple of the other.
-        x: whose first sample is the first content, and whose mean and deviation the others have.
+        x: its first sample is the first content; the others have its mean and deviation.
             None for normal noise of 12×12 positions and `layer.in_channels`.
-        guide: from which taps are generated if the layer cannot without; then it changes too.
-        seed: of the contents.
+        guide: what taps are generated from, where the layer needs one; then it changes too.
+        seed: of the random contents.
 
     Raises:
         ValueError: an argument or the output is of the wrong kind or shape.
@@ -110,19 +113,19 @@ def measure_adaptivity(
     with torch.inference_mode(False), torch.enable_grad():
         clone = copy.deepcopy(getattr(layer, "_orig_mod", layer))  # what torch.compile wraps
         clone = clone.to(torch.float64).eval().requires_grad_(False)
-        content = _first(clone, x, guide, generator)
+        content = _first_content(clone, x, guide, generator)
         return _compare(EffectiveFilters(clone, content, seed), content, generator)
 
 
 def _compare(filters: EffectiveFilters, content: Content, generator: torch.Generator) -> Adaptivity:
-    """The filters of a first content, two others, and one that differs in one place."""
+    """Compares filters under a first content, two others, and one that differs at one position."""
     contents = [content, *(_redrawn(content, generator) for _ in range(2))]
     base, *changed = map(filters, contents)
     changed = torch.stack(changed)
     local = filters(filters.grid.transplant(contents[1], content))[None]
     pairs = len(base) * (len(base) - 1)
     spatial = pairwise_distance(base, changed).sum().item() / pairs
-    channel = _between_channels(*_silenced(filters, contents, base, changed))
+    channel = _between_channels(*_without_derivative(filters, contents, base, changed))
     return Adaptivity(
         spatial_adaptive=spatial > THRESHOLD,
         channel_adaptive=channel > THRESHOLD,
@@ -134,24 +137,25 @@ def _compare(filters: EffectiveFilters, content: Content, generator: torch.Gener
         local_change_by_position=tuple(relative_change(base, local).tolist()),
         channels=tuple(filters.channels),
         change_by_channel=tuple(_by_channel(base, changed).tolist()),
-        method="taps" if filters.holds else "jacobian",
+        method="taps" if filters.holds_taps else "jacobian",
     )
 
 
-def _silenced(
+def _without_derivative(
     filters: EffectiveFilters, contents: list[Content], base: Tensor, changed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What channels are compared by: filters without the generator's derivative, if possible.
+    """Returns (base, changed) for channels, without the generator's derivative if possible.
 
-    That is Σ x·∂taps/∂x, and vanishes with x. A channel whose filter does not change any more
-    while they are silent is filtered by what was generated from silent ones.
+    The derivative Σ x·∂taps/∂x vanishes where x is zero, so the compared channels are set to zero.
+    Where a filter then no longer changes, it was generated from these channels: that comparison
+    would miss it, and the filters are returned as they are.
     """
-    if filters.holds or 2 * len(filters.channels) > contents[0].x.shape[1]:
+    if filters.holds_taps or 2 * len(filters.channels) > contents[0].x.shape[1]:
         return base, changed
-    silent = [content.map(Tensor.clone) for content in contents]
-    for content in silent:
+    zeroed = [content.map(Tensor.clone) for content in contents]
+    for content in zeroed:
         content.x[:, filters.channels] = 0
-    first, *rest = map(filters, silent)
+    first, *rest = map(filters, zeroed)
     rest = torch.stack(rest)
     lost = (_by_channel(base, changed) > ROUNDING) & (_by_channel(first, rest) <= ROUNDING)
     return (base, changed) if lost.any() else (first, rest)
@@ -166,9 +170,9 @@ def _overall(base: Tensor, changed: Tensor) -> float:
 
 
 def _between_channels(base: Tensor, changed: Tensor) -> float:
-    """How differently channels change, of y or of x, whichever differ more.
+    """Returns how differently channels change, of y or of x, whichever differ more.
 
-    The median over the channels of the distance to the nearest one.
+    It is the median over the channels of the distance to the nearest one.
 
     Shapes: base (positions, C_out, C_in, *), changed (contents, positions, C_out, C_in, *).
     """
@@ -184,13 +188,16 @@ def _between_channels(base: Tensor, changed: Tensor) -> float:
 
 
 def _connected(filters: Tensor) -> Tensor:
-    """Which channels are connected at all: (n, m, *) → (n, m)."""
+    """Returns which pairs of channels have a filter that is not zero: (n, m, *) → (n, m)."""
     sizes = filters.flatten(2).abs().amax(dim=2)
     return sizes > ROUNDING * sizes.max()
 
 
 def _median_distance(filters: Tensor, connected: Tensor) -> float:
-    """Shapes: filters (n, m, contents, positions, taps), connected (n, m)."""
+    """Returns the median distance to the nearest of n channels.
+
+    Shapes: filters (n, m, contents, positions, taps), connected (n, m).
+    """
     if len(filters) < 2:
         return 0.0
     counts = connected.sum(dim=1)
@@ -200,23 +207,23 @@ def _median_distance(filters: Tensor, connected: Tensor) -> float:
     return nearest(pairwise_distance(base, changed)).median().item()
 
 
-def _first(
+def _first_content(
     layer: nn.Module, x: Tensor | None, guide: Tensor | None, generator: torch.Generator
 ) -> Content:
-    """One sample of x and of the guide in float64, on the layer's device."""
+    """Returns one sample of x and of the guide in float64, on the layer's device."""
     for name, tensor in (("x", x), ("guide", guide)):
         if tensor is not None:
             check_tensor(name, tensor)
     parameter = next(layer.parameters(), None)
     device = (torch.zeros(()) if parameter is None else parameter).device
     if x is None:
-        x = _noise(_shape(layer), generator)
+        x = _noise(_default_shape(layer), generator)
     elif x.dim() != 4 or 0 in x.shape:
         raise ValueError(f"x: expected (B, C, H, W), none empty, got {tuple(x.shape)}")
     return Content(x, guide).map(lambda t: t[:1].detach().to(device, torch.float64))
 
 
-def _shape(layer: nn.Module) -> tuple[int, int, int, int]:
+def _default_shape(layer: nn.Module) -> tuple[int, int, int, int]:
     channels, stride = getattr(layer, "in_channels", None), getattr(layer, "stride", 1)
     if not isinstance(channels, int):
         raise ValueError(f"x: needed, as {type(layer).__name__} has no in_channels, got None")
@@ -225,7 +232,7 @@ def _shape(layer: nn.Module) -> tuple[int, int, int, int]:
 
 
 def _redrawn(content: Content, generator: torch.Generator) -> Content:
-    """Other content of the same mean and deviation."""
+    """Returns other content of the same mean and deviation."""
 
     def redraw(tensor: Tensor) -> Tensor:
         deviation = tensor.std(correction=0).item() or 1.0
@@ -236,14 +243,14 @@ def _redrawn(content: Content, generator: torch.Generator) -> Content:
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Normal, half of the variance shared by a channel, so that its mean varies too."""
+    """Returns normal noise; half of its variance is a channel's, so that means vary too."""
     options = {"generator": generator, "dtype": torch.float64}
     shared = torch.randn(*shape[:2], *[1] * (len(shape) - 2), **options)
     return (torch.randn(shape, **options) + shared) / math.sqrt(2)
 
 
 class Content(NamedTuple):
-    """What a filter is applied to and generated from; all samples are alike."""
+    """The input of a filter and its guide; all samples are alike."""
 
     x: Tensor
     guide: Tensor | None
@@ -252,21 +259,21 @@ class Content(NamedTuple):
         return Content(*(None if t is None else function(t) for t in self))
 
     def arguments(self) -> tuple[Tensor, ...]:
-        """As a layer takes them: a module that knows no guide is not given any."""
+        """Returns the layer's arguments: without a guide, none is passed."""
         return (self.x,) if self.guide is None else tuple(self)
 
 
 class EffectiveFilters:
     """Effective filters of one layer, at fixed positions and output channels.
 
-    `holds` says whether the layer's two halves, `generate` and `apply_taps`, do what its forward
-    does, so that the taps can be held by them. Else the filters are rows of its Jacobian, less
-    what they have alike for all pixels of x far from their position.
+    `holds_taps` is whether the layer's two halves, `generate` and `apply_taps`, do what its forward
+    does, so that the taps can be held fixed. Else the filters are rows of its Jacobian, less their
+    median over the pixels of x far from their position.
 
     Args:
         layer: in evaluation mode, in the dtype of the content.
-        content: one sample, which decides about the grid.
-        seed: of whatever random numbers the layer draws.
+        content: one sample, which determines the grid.
+        seed: of the random numbers that the layer draws, if any.
     """
 
     def __init__(self, layer: nn.Module, content: Content, seed: int) -> None:
@@ -274,20 +281,20 @@ class EffectiveFilters:
         with seeded(content.x.device, seed):
             y = layer(*content.arguments())
         self.grid = Grid.of(content.x, y)
-        self.holds = self._can_hold(content, y)
-        # Where channels may have to be silenced, as many others are left.
-        count = CHANNELS if self.holds else min(CHANNELS, max(2, y.shape[1] // 2))
+        self.holds_taps = self._can_hold(content, y)
+        # Where compared channels may have to be zeroed, at least as many others are left.
+        count = CHANNELS if self.holds_taps else min(CHANNELS, max(2, y.shape[1] // 2))
         self.channels = range(min(count, y.shape[1]))
 
     def __call__(self, content: Content) -> Tensor:
-        """(positions, channels, C_in, height, width): the taps around each position."""
+        """Returns the taps around each position: (positions, channels, C_in, height, width)."""
         rows = [(c, *place) for place in self.grid.positions for c in self.channels]
         chunks = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
         found = torch.cat([self._rows(content, chunk) for chunk in chunks])
         return found.unflatten(0, (len(self.grid.positions), len(self.channels)))
 
     def _rows(self, content: Content, rows: Sequence[tuple[int, int, int]]) -> Tensor:
-        """The filters of (channel, row, column) in y, each from a sample of its own."""
+        """Returns the filters of (channel, row, column) in y, each from a sample of its own."""
         content = content.map(lambda t: t.repeat(len(rows), *[1] * (t.dim() - 1)))
         x = content.x.clone().requires_grad_()
         y = self._apply(x, content)
@@ -297,15 +304,15 @@ class EffectiveFilters:
             (gradient,) = torch.autograd.grad(picked, x, materialize_grads=True)
         return torch.stack(
             [
-                self.grid.around(g, place, subtract=not self.holds)
+                self.grid.around(g, place, subtract=not self.holds_taps)
                 for g, (_, *place) in zip(gradient, rows, strict=True)
             ]
         )
 
     def _apply(self, x: Tensor, content: Content) -> Tensor:
-        """y of x, with the taps that `content` gives if they can be held."""
+        """Returns y of x, with the taps generated from `content` if they can be held."""
         with seeded(x.device, self.seed):
-            if not self.holds:
+            if not self.holds_taps:
                 return self.layer(*content._replace(x=x).arguments())
             with torch.no_grad():
                 taps = self.layer.generate(*content.arguments())
@@ -322,13 +329,13 @@ class EffectiveFilters:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where filters are looked at.
+    """Positions at which filters are compared, and the window of x around each.
 
     Attributes:
         positions: (row, column) in y.
         pixels: position → (row, column) in x.
-        reach: pixels up and down, left and right of these that are looked at: as many as x has
-            around all of them, so that borders do not matter.
+        reach: rows above and below, columns left and right of these pixels in the window: as many
+            as x has around all of them, so that borders do not matter.
     """
 
     positions: tuple[tuple[int, int], ...]
@@ -337,9 +344,9 @@ class Grid:
 
     @classmethod
     def of(cls, x: Tensor, y: object) -> Grid:
-        """Up to two positions along each axis, in its middle third.
+        """Chooses up to two positions along each axis, in its middle third.
 
-        `ValueError` if y does not fit, or has a single position.
+        `ValueError` if the grid of y does not fit that of x, or has a single position.
         """
         if not isinstance(y, Tensor) or y.dim() != 4 or len(y) != len(x):
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -355,9 +362,9 @@ class Grid:
         return cls(tuple(pixels), pixels, tuple(reach))
 
     def around(self, row: Tensor, position: Sequence[int], *, subtract: bool) -> Tensor:
-        """The part of a row of the Jacobian, (C, H, W), around a position: (C, height, width).
+        """Returns the window around a position of a row of the Jacobian: (C, H, W) → (C, h, w).
 
-        With `subtract`, less its median elsewhere.
+        With `subtract`, its median outside the window is subtracted.
         """
         window = self._window(position, self.reach)
         near = row[:, window[0], window[1]]
@@ -368,7 +375,7 @@ class Grid:
         return near - row[:, elsewhere].median(dim=1).values[:, None, None]
 
     def transplant(self, donor: Content, content: Content) -> Content:
-        """`content`, with that of the donor at and next to the first position."""
+        """Returns `content` with that of the donor at and next to the first position."""
         window = self._window(self.positions[0], (1, 1))
         found = content.map(Tensor.clone)
         for tensor, other in zip(found, donor, strict=True):
@@ -385,7 +392,7 @@ class Grid:
 
 
 def _along(size: int, out: int) -> list[tuple[int, int]]:
-    """(index in y, index in x) of the positions along one axis."""
+    """Returns (index in y, index in x) of the positions along one axis."""
     cells = min(size, out)
     if size % cells or out % cells:
         raise ValueError(
@@ -396,7 +403,7 @@ def _along(size: int, out: int) -> list[tuple[int, int]]:
 
 
 def relative_change(base: Tensor, changed: Tensor) -> Tensor:
-    """‖changed − base‖ / ‖base‖ of each filter: ∞ where base alone is zero, NaN of NaN.
+    """Returns ‖changed − base‖ / ‖base‖ of each filter: ∞ where base alone is zero, NaN of NaN.
 
     Shapes: base (n, *), changed (m, n, *): m contents → (n,).
     """
@@ -406,11 +413,11 @@ def relative_change(base: Tensor, changed: Tensor) -> Tensor:
 
 
 def pairwise_distance(base: Tensor, changed: Tensor) -> Tensor:
-    """How differently each two of n filters changed, from 0 for alike to √2 for oppositely.
+    """Returns how differently each pair of n filters changed: 0 for alike, √2 for oppositely.
 
-    The smaller one of ‖Δ₁ − Δ₂‖ / √(‖Δ₁‖² + ‖Δ₂‖²), and the same for Δ₁·F₂ and Δ₂·F₁, which is
-    0 if both were multiplied by the same factors. Changes by no more than rounding are none; two
-    filters that did not change are alike.
+    It is the smaller one of ‖Δ₁ − Δ₂‖ / √(‖Δ₁‖² + ‖Δ₂‖²), and the same for Δ₁·F₂ and Δ₂·F₁,
+    which is 0 if both were multiplied by the same factors. Changes within rounding count as
+    none; two filters that did not change are alike.
 
     Shapes: base (n, *), changed (m, n, *): m contents → (n, n).
     """
@@ -422,13 +429,13 @@ def pairwise_distance(base: Tensor, changed: Tensor) -> Tensor:
         _relative_distance(delta, weights),
     )
     alike = torch.zeros_like(sums)
-    # Without a common scale (nan), as of filters with no tap in common, factors say nothing.
+    # Filters with no tap in common have no common factor (nan).
     smaller = torch.where(factors.isnan(), sums, torch.minimum(sums, factors))
     return torch.where(sums.isnan(), alike, smaller)
 
 
 def nearest(distances: Tensor) -> Tensor:
-    """The distance of each of n things to the one most like it, 0 for a single one.
+    """Returns the distance of each of n filters to the one most like it, 0 for a single one.
 
     Shapes: (n, n) → (n,).
     """
@@ -440,10 +447,10 @@ def nearest(distances: Tensor) -> Tensor:
 
 
 def _relative_distance(delta: Tensor, weights: Tensor) -> Tensor:
-    """‖Δ₁W₂ − Δ₂W₁‖ / √(‖Δ₁W₂‖² + ‖Δ₂W₁‖²) of all pairs, nan where both products are zero.
+    """Returns ‖Δ₁W₂ − Δ₂W₁‖ / √(‖Δ₁W₂‖² + ‖Δ₂W₁‖²) of all pairs, nan where both products are zero.
 
-    From matrix products, because all pairs side by side would be too large; that costs half of
-    the digits, which leaves 1e-8 in float64.
+    Computed by matrix products, because all pairs side by side would be too large; that costs
+    half of the digits and leaves 1e-8 in float64.
     """
     sizes = delta.square() @ weights.square().t()
     sizes = sizes + sizes.t()

@@ -23,13 +23,13 @@ MEGABYTES = {"cpu": 128, "cuda": 512}
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles of the time of one run in milliseconds, and what follows from their median.
+    """Percentiles of the time of one run in milliseconds, and the bandwidth at their median.
 
     Attributes:
         p20, p50, p80: milliseconds.
         gbps: 10⁹ bytes per second at p50, None unless the bytes are known.
-        runs: how many were timed.
-        device: "cpu" or "cuda": which clock.
+        runs: number of timed runs.
+        device: "cpu" or "cuda": whose clock.
         share: gbps over the bandwidth of a copy, None unless both are known. Above 1 where
             operands stay in a cache.
     """
@@ -63,15 +63,15 @@ def measure_latency(
     On a CPU by `torch.utils.benchmark`: in blocks of as many runs as make the clock negligible,
     usually of one; a percentile is then one over the blocks' means. If `fn` returns a tensor on
     a CUDA device, run by run with CUDA events, the L2 cache flushed before each, 10,000 runs at
-    most. `fn` decides about training mode, `torch.no_grad` and autocast; as many threads are
-    used as are set.
+    most. Training mode, `torch.no_grad` and autocast are up to `fn`; it uses as many
+    threads as are set.
 
     Args:
         fn: takes no arguments; with `backward` it returns the tensor to start from.
         backward: time the gradients of all leaves of the graph (parameters and inputs that
             require them) for a gradient of ones. `fn` runs before each, untimed, and `.grad` of
             the leaves stays as it is.
-        bytes_moved: what a run must read and write at least; gives `gbps`.
+        bytes_moved: bytes that a run must read and write at least; gives `gbps`.
         bandwidth: 10⁹ bytes per second of a copy, as `measure_bandwidth` finds; gives `share`.
         min_run_time: seconds that runs are timed for at least; on CUDA the preparation counts.
         min_runs, warmup: timed and untimed runs.
@@ -120,7 +120,7 @@ def _backward_of(fn: Callable[[], object]) -> Callable[[], Callable[[], object]]
 
 
 def _leaves(output: Tensor) -> list[Tensor]:
-    """The tensors whose `.grad` a backward pass from `output` would fill."""
+    """Returns the tensors whose `.grad` a backward pass from `output` would fill."""
     seen, stack, leaves = {output.grad_fn}, [output.grad_fn], []
     while stack:
         node = stack.pop()
@@ -143,14 +143,14 @@ class _Stopwatch:
         return time.perf_counter() - self._skipped
 
     def skip(self, start: float) -> None:
-        """What passed since the clock said `start` did not count."""
+        """Leaves out the time since the clock said `start`."""
         self._skipped += self() - start
 
 
 def _times_cpu(
     fn: Callable, prepare: Callable | None, min_run_time: float, min_runs: int
 ) -> tuple[list[float], int]:
-    """Milliseconds of a run, one figure for each block, and how many runs there were."""
+    """Returns milliseconds of a run, one figure for each block, and the number of runs."""
     clock = _Stopwatch()
 
     def prepared_run() -> None:
@@ -182,7 +182,7 @@ def _synchronize() -> None:
 def _times_cuda(
     fn: Callable, prepare: Callable | None, min_run_time: float, min_runs: int
 ) -> tuple[list[float], int]:
-    """Milliseconds of each run, between events around it, and how many there were."""
+    """Returns milliseconds of each run, between events around it, and the number of runs."""
     cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     flush = torch.empty(2 * cache, dtype=torch.int8, device="cuda")
     times: list[float] = []
@@ -207,13 +207,13 @@ def _run_between_events(run: Callable[[], object], flush: Tensor) -> tuple:
 
 
 def measure_bandwidth(device: str | torch.device = "cpu", megabytes: int | None = None) -> float:
-    """10⁹ bytes per second, read and written, of a copy of one tensor into another.
+    """Returns 10⁹ bytes per second, read and written, of a copy of one tensor into another.
 
-    Measured once a process for each device and number of threads, in about half a second, with
-    as many threads as are set: later calls return the same figure.
+    It is measured in about half a second with as many threads as are set, and once in a process
+    for each device and number of threads: later calls return the same figure.
 
     Args:
-        device: where.
+        device: the device of both tensors.
         megabytes: 2²⁰ bytes of the tensor; None for more than a cache holds, 128 on a CPU and
             512 on a GPU. Twice as much is allocated.
 
@@ -227,7 +227,7 @@ def measure_bandwidth(device: str | torch.device = "cpu", megabytes: int | None 
 
 @cache
 def _measure(device: torch.device, megabytes: int, threads: int) -> float:
-    """`threads` are those that are set: another number has another bandwidth."""
+    """Measures; `threads` only makes the result be kept for each number of threads."""
     source = torch.ones(megabytes * 2**18, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()

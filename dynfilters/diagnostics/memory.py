@@ -1,4 +1,4 @@
-"""Memory that a computation takes: kept for backward, and at its peak."""
+"""Memory of a computation: what it keeps for backward, and its peak."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: `saved_bytes` kept for backward, `peak_bytes` at once, None if not measured."""
+    """`saved_bytes` kept for backward; `peak_bytes` allocated at once, None if not measured."""
 
     saved_bytes: int
     peak_bytes: int | None
 
 
 def measure_memory(fn: Callable[[], object]) -> Memory:
-    """The bytes that `fn()` saves for backward, and those it allocates at once at most.
+    """Measures the bytes that `fn()` saves for backward, and those it allocates at its peak.
 
     ```python
     measure_memory(lambda: layer(x)).saved_bytes
@@ -35,25 +35,25 @@ def measure_memory(fn: Callable[[], object]) -> Memory:
     backward too, all that was saved on the way counts, as if it had been kept together.
 
     `peak_bytes` is the growth of the allocated memory of the current CUDA device at its highest,
-    None where `fn` allocates nothing there: PyTorch does not keep count on the CPU. Resets
+    None where `fn` allocates nothing there: PyTorch does not count allocations on the CPU. Resets
     `torch.cuda.max_memory_allocated`.
 
     `ValueError` if `fn` is not callable.
     """
     if not callable(fn):
         raise ValueError(f"fn: expected a function without arguments, got {type(fn).__name__}")
-    ledger = _Ledger()
+    saved = _SavedExtents()
     start = _cuda_start()
     # Bound to a name, because the graph hangs on the result.
-    with saved_tensors_hooks(ledger.pack, lambda packed: packed):
+    with saved_tensors_hooks(saved.pack, lambda packed: packed):
         result = fn()
     peak = _cuda_peak(start)
     del result
-    return Memory(ledger.total(), peak)
+    return Memory(saved.total(), peak)
 
 
-class _Ledger:
-    """Extents in bytes, (first, last + 1), of what was saved of each storage."""
+class _SavedExtents:
+    """Saved parts of each storage, as extents in bytes: (first, last + 1)."""
 
     def __init__(self) -> None:
         # A weak reference leaves the memory free to go, but keeps its identity from being used
@@ -83,7 +83,7 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 
 def _union(extents: list[tuple[int, int]]) -> int:
-    """The bytes that lie in at least one extent."""
+    """Returns the number of bytes that lie in at least one extent."""
     total = reached = 0
     for first, end in sorted(extents):
         total += max(0, end - max(first, reached))

@@ -1,4 +1,4 @@
-"""Everything that is measured of one filter at one shape, as one record."""
+"""All measurements of one filter at one shape, as one record."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from dynfilters.nn import DynamicFilter, Taps
 
 @dataclass(frozen=True)
 class Profile:
-    """What one filter costs at one shape, and what it adapts to.
+    """Cost of one filter at one shape, and its adaptivity.
 
     Attributes:
         filter: its name in the zoo.
-        part: "layer", or "op" for what applies ready-made taps.
+        part: "layer", or "op" for the application of ready-made taps.
         shape: (B, C, H, W) of x.
         device, dtype, memory_format: of x, as they were asked for.
         compiled: whether the latencies are those of `torch.compile`.
@@ -75,26 +75,26 @@ def profile_filter(
     min_run_time: float = 0.2,
     seed: int = 0,
 ) -> Profile:
-    """Makes the filter called `name` and measures it on normal noise.
+    """Creates the filter called `name` and measures it on normal noise.
 
     ```python
     profile_filter("ddf", (8, 64, 32, 32)).forward.p50  # milliseconds
     profile_filter("ddf", (8, 64, 32, 32), options={"groups": 4}, part="op").macs
     ```
 
-    `gbps` and `share` of the latencies count what must move at least: forward reads x and the
-    parameters (the op: the taps) once and writes y; backward reads these and the gradient of y,
+    `gbps` and `share` of the latencies count the bytes that must move at least: forward reads x and
+    the parameters (the op: the taps) once and writes y; backward reads these and the gradient of y,
     and writes the gradients of x and the parameters (the taps).
 
     Args:
         name: one of `dynfilters.list_filters()`.
         shape: (B, C, H, W) of x.
-        options: what else `create_filter` takes: kernel_size, stride, activation, groups, …
-        out_channels: None for as many as in.
+        options: further arguments of `create_filter`: kernel_size, stride, activation, groups, …
+        out_channels: None for as many as x has.
         part: "layer"; or "op" for `apply_taps` alone on taps that the same layer generated. Of
             a static filter, which generates none, both are the convolution.
         device, dtype, memory_format: of x and the layer; see `DTYPES` and `MEMORY_FORMATS`.
-        compile: time it under `torch.compile`.
+        compile: measure latencies under `torch.compile`.
         backward, adaptivity: whether to measure these.
         min_run_time: seconds for each latency; 0 for none.
         seed: of weights and input. The global random state stays as it is.
@@ -145,7 +145,7 @@ class _Op(nn.Module):
             taps = layer.eval().generate(x)
         self.taps = Taps(*(t if t is None else t.clone().requires_grad_() for t in taps))
         self.apply_taps = layer.apply_taps
-        self.project = getattr(layer, "project", None)  # what apply_taps has of its own
+        self.project = getattr(layer, "project", None)  # counts as the op's parameters
 
     def forward(self, x: Tensor) -> Tensor:
         return self.apply_taps(x, self.taps)
@@ -187,7 +187,7 @@ def _time(
 
 
 def _weights(program: nn.Module) -> list[Tensor]:
-    """What a forward reads beside x."""
+    """Returns the tensors that a forward reads beside x."""
     taps = program.taps if isinstance(program, _Op) else ()
     return [*program.parameters(), *(t for t in taps if t is not None)]
 

@@ -20,7 +20,7 @@ PARTS = ("layer", "op")
 
 
 def check_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """`shape` if it is (B, C, H, W), all positive integers, else `ValueError`."""
+    """Returns `shape` if it is (B, C, H, W), all positive integers; else `ValueError`."""
     sizes = tuple(shape)
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
     if len(sizes) != 4 or not whole:
@@ -29,7 +29,7 @@ def check_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """`device` if tensors can be made there, else `ValueError`: never another one instead."""
+    """Returns `device` if tensors can be made there; else `ValueError`, never another device."""
     try:
         found = torch.device(device)
         torch.zeros(1, device=found).item()
@@ -40,7 +40,7 @@ def check_device(device: str | torch.device) -> torch.device:
 
 
 def describe_device(name: str, threads: int | None) -> str:
-    """The device as a reader would name it: "cpu (…, 1 thread)" or "cuda (NVIDIA …)"."""
+    """Returns the device in words: "cpu (…, 1 thread)" or "cuda (NVIDIA …)"."""
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -61,7 +61,7 @@ def _processor() -> str:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, random numbers on the CPU and on `device` start at `seed`; then go on as before."""
+    """Seeds random numbers on the CPU and on `device`; afterwards restores their state."""
     indices = []
     if device.type == "cuda":
         indices = [torch.cuda.current_device() if device.index is None else device.index]

@@ -1,4 +1,4 @@
-"""The part of the probe that hooks: what one branch does to its taps and to their gradient."""
+"""Hooks of the gradient probe: statistics of what passes one branch, forward and backward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dynfilters.nn import DynamicFilter, ExpertsBranch, FilterNorm, TapsBranch
 from dynfilters.nn.fusion import is_not_overridden
 
 _GRADIENTS = ("taps", "before", "after")
-# quantity → how its total is made, and whether it is the root of the mean
+# quantity → kind of its total (see `DeviceAccumulator`), and whether it is the root of the mean
 _MEASURES = {
     "before_rms": ("squares", True),
     "after_rms": ("squares", True),
@@ -31,10 +31,10 @@ _COMPILED = "_orig_mod"
 
 
 def find_branches(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
-    """(layer, branch name, branch) of every `DynamicFilter` in `model`, in the model's order.
+    """Yields (layer, branch name, branch) of every `DynamicFilter` in `model`, in its order.
 
-    layer is the filter's path in the model, "" for the model itself. A filter that stands at
-    several places comes once, under its first path.
+    layer is the filter's path in the model, "" for the model itself. A filter that occurs several
+    times comes once, under its first path.
     """
     for path, module in named_layers(model):
         if isinstance(module, DynamicFilter):
@@ -43,21 +43,21 @@ def find_branches(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
 
 
 def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` by the paths that they have without `torch.compile`."""
+    """Yields `model.named_modules()` under their paths without `torch.compile`."""
     for path, module in model.named_modules():
         yield ".".join(part for part in path.split(".") if part != _COMPILED), module
 
 
 class BranchWatch:
-    """What passed through one branch since the last `clear`, in `accumulator`.
+    """Accumulates statistics of what passes one branch, from one `clear` to the next.
 
     - "taps": norms of the gradient in what the branch returns (the first of a tuple);
     - "before", "after": norms of the gradient on either side of its `activation`;
-    - the others: measures of `statistics`, each weighted by the number of values that it is of.
+    - all others: results of `statistics`, each weighted by its number of values.
 
-    Several forwards (accumulation, a layer used twice) are thus as one long tensor, but for the
-    variances, which are the mean of those of each. Forwards under `torch.no_grad` (validation)
-    do not count. Only scalars are kept, never a tensor of the network.
+    Several forwards (gradient accumulation, a layer used twice) thus count as one long tensor;
+    only variances are the mean over the forwards. Forwards under `torch.no_grad` (validation) do
+    not count. Only scalars are kept, never a tensor of the network.
     """
 
     def __init__(self, kind: str, branch: nn.Module) -> None:
@@ -90,10 +90,10 @@ class BranchWatch:
         self.accumulator.clear()
 
     def quantities(
-        self, values: Sequence[float], noted: Sequence[float], grad_scale: float
+        self, values: Sequence[float], pending: Sequence[float], grad_scale: float
     ) -> dict[str, float]:
-        """The probe's quantities that are defined, from `accumulator` on the host."""
-        read = self.accumulator.read(values, noted)
+        """Returns the probe's quantities that are defined, from the accumulator's values."""
+        read = self.accumulator.read(values, pending)
         gradients = {name: math.sqrt(read[name][0]) for name in _GRADIENTS if name in read}
         if self._ends_in_activation and "after" in gradients:
             gradients["taps"] = gradients["after"]
@@ -122,10 +122,10 @@ class BranchWatch:
             if self.kind == "spatial" and values.dim() == 5:
                 over_grid = statistics.deviation_norm(values, (3, 4))
                 self.accumulator.add("taps_variance_positions", over_grid, values.numel())
-        noted = None if self._ends_in_activation else self._watch("taps", taps)
-        if noted is None:
+        watched = None if self._ends_in_activation else self._watch("taps", taps)
+        if watched is None:
             return None
-        return (noted, *others) if isinstance(output, tuple) else noted
+        return (watched, *others) if isinstance(output, tuple) else watched
 
     def _before(self, module: nn.Module, args: tuple) -> tuple | None:
         if not args:
@@ -135,8 +135,8 @@ class BranchWatch:
             self.accumulator.add("before_rms", statistics.norm(raw), raw.numel())
             if isinstance(module, FilterNorm):
                 self.accumulator.add(_INVERSE, statistics.largest_inverse_std(raw))
-        noted = self._watch("before", args[0])
-        return None if noted is None else (noted, *args[1:])
+        watched = self._watch("before", args[0])
+        return None if watched is None else (watched, *args[1:])
 
     def _after(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         if torch.is_grad_enabled():
@@ -159,7 +159,7 @@ class BranchWatch:
         if not tensor.requires_grad:
             return None
         if torch.compiler.is_compiling():
-            return _Noted.apply(tensor, self.accumulator.values, *self.accumulator.where(name))
+            return _AddGradNorm.apply(tensor, self.accumulator.values, *self.accumulator.slot(name))
         tensor.register_hook(lambda gradient: self._on_gradient(name, gradient))
         return None
 
@@ -169,7 +169,7 @@ class BranchWatch:
 
 
 class _Hook:
-    """A hook that sleeps while its watch is not active: layers do then as if it were absent."""
+    """A hook that is asleep while its watch is not active: layers then fuse as if without it."""
 
     def __init__(self, watch: BranchWatch, call: Callable) -> None:
         self.watch, self.call = watch, call
@@ -182,15 +182,15 @@ class _Hook:
         return self.call(*args) if self.watch.active else None
 
 
-class _Noted(torch.autograd.Function):
-    """The identity; backward adds the norm of the gradient to the values of a accumulator."""
+class _AddGradNorm(torch.autograd.Function):
+    """The identity; backward adds the norm of the gradient to an accumulator's values."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, values: Tensor, place: int, kind: str) -> Tensor:
-        ctx.values, ctx.where = values, (place, kind)
+    def forward(ctx: Any, tensor: Tensor, values: Tensor, index: int, kind: str) -> Tensor:
+        ctx.values, ctx.slot = values, (index, kind)
         return tensor.view_as(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        add_in_place(ctx.values, *ctx.where, statistics.norm(gradient.detach()))
+        add_in_place(ctx.values, *ctx.slot, statistics.norm(gradient.detach()))
         return gradient, None, None, None

@@ -1,4 +1,4 @@
-"""The part of the probe that reads parameters: gradients, weights and updates by group."""
+"""Parameters by layer and branch, and the norms of their gradients, weights and updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Group = tuple[str, str]  # layer, branch
 
 
 def branch_parameters(model: nn.Module) -> dict[Group, list[nn.Parameter]]:
-    """The parameters of `model` by (layer, branch), each of them exactly once.
+    """Returns the parameters of `model` by (layer, branch), each of them exactly once.
 
     - Those of a dynamic filter's branch: layer is the filter's path in the model, branch is
       "spatial", "channel" or "weight".
@@ -58,7 +58,7 @@ class ParameterWatch:
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Copies the weights, into the copy of before if there is one."""
+        """Copies the weights, into the last copy if there is one."""
         if self._previous:
             torch._foreach_copy_(self._previous, self.parameters)
         else:
@@ -71,7 +71,7 @@ class ParameterWatch:
 
     @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
-        """All columns, on the device. Uses the copy of the weights up as scratch space."""
+        """Returns all columns, on the device; overwrites the copy of the weights."""
         gradients = self._gradients()
         self._with_gradient = list(gradients)
         columns = {
@@ -88,7 +88,7 @@ class ParameterWatch:
     def quantities(
         self, columns: dict[str, list[float]], grad_scale: float
     ) -> dict[tuple[str, str, str], float]:
-        """(layer, branch, quantity) → value, from the columns of `measure` on the host."""
+        """Returns (layer, branch, quantity) → value, from the columns of `measure` on the host."""
         norms = dict(zip(self._with_gradient, columns.get("grad", ()), strict=True))
         nonzero = dict(zip(self._with_gradient, columns.get("nonzero", ()), strict=True))
         nonfinite = self._count_nonfinite(norms)
@@ -114,7 +114,7 @@ class ParameterWatch:
 
     @torch.no_grad()
     def _count_nonfinite(self, norms: dict[int, float]) -> dict[int, float]:
-        """By parameter; only where a norm says that there are some, to spare the usual step."""
+        """Counts NaN and infinite entries of those gradients whose norm is not finite."""
         suspects = [i for i, norm in norms.items() if not math.isfinite(norm)]
         if not suspects:
             return {}
@@ -141,7 +141,7 @@ def to_host(vectors: Sequence[Tensor]) -> list[list[float]]:
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    """Euclidean norm of each, as scalars on the device, accumulated in float32 at least."""
+    """Returns the norm of each, as scalars on the device, accumulated in float32 at least."""
     if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors):
         return [norm(t) for t in tensors]
     return list(torch._foreach_norm(tensors)) if tensors else []

@@ -1,4 +1,4 @@
-"""Where the gradient dies: norms by layer and branch while a model trains."""
+"""`GradientProbe`: norms of gradients by layer and branch while a model trains."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class GradientProbe:
         self._arm()
 
     def records(self) -> list[dict[str, object]]:
-        """One dict for each value that is held, in order of time.
+        """Returns one dict for each value that is held, in order of time.
 
         Keys are step, layer, branch, quantity, value; step counts the calls of `step` from 0.
         The list is made anew at each call.
@@ -182,41 +182,41 @@ class GradientProbe:
             csv_writer(file).writerows(self._history)
 
     def _arm(self) -> None:
-        """Lets the hooks work if the coming call will be recorded."""
+        """Activates the hooks if the next call will be recorded."""
         for watch in self._branches.values():
             watch.active = self._calls % self._every == 0
 
     def _record(self, grad_scale: Any, unscaled: bool) -> None:
         columns = self._parameters.measure()
         scale, *host = to_host(
-            [self._scale(grad_scale), *columns.values(), *self._of_branches_on_device()]
+            [self._scale(grad_scale), *columns.values(), *self._branch_tensors()]
         )
         of_parameters = dict(zip(columns, host, strict=False))
         values = self._parameters.quantities(of_parameters, 1.0 if unscaled else scale[0])
-        seen = self._of_branches(host[len(columns) :], scale[0])
+        seen = self._branch_quantities(host[len(columns) :], scale[0])
         self._warn_if_unseen(values, seen)
         self._keep(values | seen)
 
-    def _of_branches_on_device(self) -> list[Tensor]:
-        """For each branch the values of its accumulator; behind them what they all have noted."""
+    def _branch_tensors(self) -> list[Tensor]:
+        """Returns each accumulator's values, and one vector of all scalars still pending."""
         accumulators = [watch.accumulator for watch in self._branches.values()]
-        noted = [value for accumulator in accumulators for value in accumulator.noted()]
-        return [*(accumulator.values for accumulator in accumulators), gather(noted)]
+        pending = [value for accumulator in accumulators for value in accumulator.pending()]
+        return [*(accumulator.values for accumulator in accumulators), gather(pending)]
 
-    def _of_branches(self, host: list[list[float]], scale: float) -> dict[Key, float]:
-        """What passed the branches since the last record; starts the next."""
-        *values, noted = host
+    def _branch_quantities(self, host: list[list[float]], scale: float) -> dict[Key, float]:
+        """Returns the quantities of all branches since the last record, and clears them."""
+        *values, pending = host
         found, start = {}, 0
         for (group, watch), own in zip(self._branches.items(), values, strict=True):
-            end = start + len(watch.accumulator.noted())
-            quantities = watch.quantities(own, noted[start:end], scale)
+            end = start + len(watch.accumulator.pending())
+            quantities = watch.quantities(own, pending[start:end], scale)
             found |= {(*group, quantity): value for quantity, value in quantities.items()}
             start = end
             watch.clear()
         return found
 
     def _scale(self, grad_scale: Any) -> Tensor:
-        """The factor of the loss as a vector; a scaler's stays on its device."""
+        """Returns the factor of the loss as a vector; a scaler's stays on its device."""
         if not hasattr(grad_scale, "scale"):
             return torch.tensor([grad_scale], dtype=torch.float64)
         parameter = next(iter(self._parameters.parameters), torch.empty(0))
@@ -230,7 +230,7 @@ class GradientProbe:
             write_scalars(self._writer, self._calls, values)
 
     def _warn_if_unseen(self, values: Mapping[Key, float], seen: Mapping[Key, float]) -> None:
-        """Once, if all branches have gradients, and none was seen at work."""
+        """Warns once if all branches have gradients, but none of their forwards was seen."""
         trained = [(*group, "grad_norm") in values for group in self._branches]
         if seen or self._warned or not trained or not all(trained):
             return

@@ -18,7 +18,7 @@ Key = tuple[str, str, str]  # layer, branch, quantity
 
 
 class History:
-    """Values by step, of at most `limit` steps, evenly spread over all that were added.
+    """Values of at most `limit` steps, evenly spread over all that were added.
 
     Once `limit` steps are held, every second one is dropped, and from then on half as many of
     those that come are kept: of a run of n steps at least limit/2 remain, at equal distances.
@@ -32,7 +32,7 @@ class History:
         self._layouts: dict[tuple[Key, ...], tuple[Key, ...]] = {}
 
     def add(self, step: int, values: Mapping[Key, float]) -> None:
-        """Keeps the values of a step, if its turn has come."""
+        """Keeps the values of a step, if it is one of those to keep."""
         if self._added % self._stride == 0:
             if len(self._rows) == self._limit:
                 del self._rows[1::2]
@@ -53,7 +53,7 @@ class CsvLog:
     """A CSV file that grows by the values of each step, on disk before the next.
 
     `FileExistsError` if there is such a file: it may hold hours of another run. If writing fails
-    later on (a full disk), a warning says so once, and the training is left in peace.
+    later on (a full disk), a warning says so once, and training continues.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -82,21 +82,21 @@ class CsvLog:
 
 
 def csv_writer(file: TextIO) -> csv.DictWriter:
-    """A writer of rows under the names of `FIELDS`; the header is written."""
+    """Returns a writer of rows under the names of `FIELDS`, with the header written."""
     writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
     writer.writeheader()
     return writer
 
 
 def write_scalars(writer: Any, step: int, values: Mapping[Key, float]) -> None:
-    """Gives the values of a step to a TensorBoard `SummaryWriter`, as quantity/layer.branch."""
+    """Writes the values of a step to a TensorBoard `SummaryWriter`, as quantity/layer.branch."""
     for (layer, branch, quantity), value in values.items():
         place = f"{layer}.{branch}" if layer else branch
         writer.add_scalar(f"{quantity}/{place}", value, step)
 
 
 def rows(step: int, values: Mapping[Key, float]) -> Iterator[dict[str, Any]]:
-    """The values of a step as dicts under the names of `FIELDS`."""
+    """Yields the values of a step as dicts under the names of `FIELDS`."""
     for (layer, branch, quantity), value in values.items():
         yield dict(zip(FIELDS, (step, layer, branch, quantity, value), strict=True))
 
@@ -107,11 +107,10 @@ REPORTED = ("grad_norm", "taps_grad_norm", "transmission", "saturated")
 def aggregate(
     records: Iterable[Mapping[str, object]], by: Sequence[str] = ("branch", "quantity")
 ) -> dict[tuple[str, ...], tuple[list[int], list[float]]]:
-    """`by` → (steps, values), all that agrees in `by` made one value for each step.
+    """Returns `by` → (steps, values), all records that agree in `by` as one value a step.
 
-    Over the layers by default, a series for each branch. With by=("layer", "branch", "quantity")
-    nothing is put together; by=("quantity",) gives the totals of the model, such as its gradient
-    norm.
+    By default a series for each branch, over its layers. With by=("layer", "branch", "quantity")
+    nothing is combined; by=("quantity",) gives totals of the model, such as its gradient norm.
 
     Norms are the root of the sum of squares, `nonfinite` is the sum, `denominator_min` the
     smallest, shares, ratios and all others are the mean. Steps are in rising order, and those
@@ -133,7 +132,7 @@ def aggregate(
 
 
 def summarize(records: Iterable[Mapping[str, object]]) -> dict[str, dict[str, float | None]]:
-    """branch → {quantity + "_median": the median over the steps of `aggregate`}.
+    """Returns branch → {quantity + "_median": the median over the steps of `aggregate`}.
 
     Every branch has grad_norm_median, taps_grad_norm_median, transmission_median and
     saturated_median, None where nothing was recorded. Steps whose value is not finite are left

@@ -9,6 +9,7 @@ A page has `<!-- facts: NAME -->`, `<!-- cost: NAME, NAME -->`, `<!-- taps: NAME
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import re
 import sys
@@ -24,7 +25,7 @@ from benchmarks import results  # noqa: E402
 from dynfilters.experiments.site.readme import filter_table  # noqa: E402
 
 COST = HERE / "compare.json"  # of `make compare`
-WIDE = 5  # columns; tables with more become lists on a narrow screen
+WIDE = 4  # columns; tables with more become lists on a narrow screen
 
 
 def on_page_markdown(markdown: str, page, **kwargs) -> str:
@@ -132,12 +133,11 @@ def _api(names: list[str], up: str) -> str:
 
 
 def _module(names: list[str], up: str) -> str:
-    """Everything that the modules export."""
-    return "\n\n".join(
-        f"::: {name}\n    options: {{show_root_heading: false, heading_level: 2, members: true,"
-        " filters: ['!^_']}"
-        for name in names
-    )
+    """Everything that a module exports."""
+    (name,) = names
+    exported = importlib.import_module(name).__all__
+    options = f"{{show_root_heading: false, heading_level: 2, members: {list(exported)}}}"
+    return f"::: {name}\n    options: {options}"
 
 
 FILLERS: dict[str, Callable[[list[str], str], str]] = {

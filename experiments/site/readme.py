@@ -34,14 +34,14 @@ TIMES = ("forward (ms)", "backward (ms)")  # of a small network: docs/performanc
 
 def filter_table() -> str:
     """Returns all registered filters with their facts, as Markdown."""
-    lines = [["name", "what it is", "adapts to", "activation", "paper"], ["---"] * 5]
+    lines = [["name", "adapts to", "what it is", "activation", "paper"], ["---"] * 5]
     for name in dynfilters.list_filters():
         info = dynfilters.filter_info(name)
         kinds = {"position": info.spatial_adaptive, "channel": info.channel_adaptive}
         adapts = ", ".join(kind for kind, yes in kinds.items() if yes) or "–"
         paper = f"[{info.year}]({info.url})" if info.url else "–"
         summary = info.summary.rstrip(".")
-        lines.append([f"`{name}`", summary, adapts, info.default_activation or "–", paper])
+        lines.append([f"`{name}`", adapts, summary, info.default_activation or "–", paper])
     return markdown_lines(lines)
 
 

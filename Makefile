@@ -66,7 +66,7 @@ compare: $(VENV)/dev  ## Measures every filter for the documentation's pages
 	mv build/compare.json docs/compare.json
 
 docs: $(VENV)/dev  ## The documentation, in build/site; any warning is an error
-	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict
+	$(PY) -m mkdocs build --strict
 
 # The layers of imports are those of a copy in which dynfilters.experiments stands where it is installed.
 lint: $(VENV)/dev  ## Lint, format check, types of the public API, layers of imports, every configuration composed

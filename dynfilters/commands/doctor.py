@@ -1,4 +1,4 @@
-"""`dynfilters doctor`: which kernels run on each device, why, and what to do about it."""
+"""`dynfilters doctor`: says which kernels run on each device, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def add(subparsers) -> argparse.ArgumentParser:
     return subparsers.add_parser(
         "doctor",
         help="which kernels run on each device, and why",
-        description="Decides it as the first op would, which may compile them. Exit status 1: a "
-        "device that is here runs on its reference kernels, though nobody asked for them.",
+        description="Selects the kernels as the first op would, which may compile them. Exit "
+        "status 1: an available device runs reference kernels that were not asked for.",
     )
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Result:
 
 def _examine(device: str) -> dict:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it would warn of is in the report
+        warnings.simplefilter("ignore")  # the report has it
         status = loader.select_backend(device)
     failed, reason, to_do = status.failed, status.reason, status.advice
     if status.backend == "native" and not _computes(device):
@@ -73,7 +73,7 @@ def _compiler(device: str) -> dict:
 
 
 def _computes(device: str) -> bool:
-    """Whether the native op agrees with its specification on one small case."""
+    """Returns whether the native op agrees with its specification on a small case."""
     shapes = (2, 4, 9, 9), (2, 1, 9, 9, 9), (2, 4, 9)
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator).to(device) for shape in shapes]

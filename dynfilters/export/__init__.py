@@ -1,4 +1,4 @@
-"""Networks with dynamic filters for other runtimes: ONNX, `torch.export` and AOTInductor."""
+"""Exports networks with dynamic filters: to ONNX, `torch.export` and AOTInductor."""
 
 from dynfilters.export.inputs import ExportError
 from dynfilters.export.onnx import OnnxFile, export_onnx

@@ -1,4 +1,4 @@
-"""What both exporters take: a module in evaluation mode, an example, and which sizes may vary."""
+"""The arguments of both exporters: a module, an example, and the axes whose size may vary."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 AXES = ("batch", "height", "width")
-# Small maps would be 1×1 deep in a network, and a size of 1 is a special case to torch.export:
-# the graph would be right for that size alone.
+# torch.export treats a size of 1 as a special case, and the graph would hold for that size only:
+# so maps are large enough not to shrink to 1×1 deep in a network.
 TRACED_SIZE = {"batch": 2, "height": 64, "width": 64}
 
 Example = Tensor | Sequence[Tensor]
@@ -28,19 +28,19 @@ Axes = list[dict[int, str]]  # of each input: axis → name
 
 
 class ExportError(RuntimeError):
-    """The module cannot be exported, or what was exported computes something else."""
+    """The module cannot be exported, or the exported graph computes something else."""
 
 
 def checked_module(module: nn.Module) -> nn.Module:
-    """The module, a copy of it if it is not on the CPU; `ValueError` unless it is for inference."""
+    """Returns the module, or a copy on the CPU; `ValueError` unless in evaluation mode."""
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    module = getattr(module, "_orig_mod", module)  # inside torch.compile
     training = [name or "the module" for name, part in module.named_modules() if part.training]
     if training:
         raise ValueError(
-            "module: expected evaluation mode, as batch statistics and dropout have no place in "
-            f"an exported graph, got {training[0]} in training mode: call .eval()"
+            "module: expected evaluation mode, as a graph has no batch statistics and no dropout, "
+            f"got {training[0]} in training mode: call .eval()"
         )
     devices = {t.device.type for t in (*module.parameters(), *module.buffers())}
     if "meta" in devices:
@@ -49,7 +49,7 @@ def checked_module(module: nn.Module) -> nn.Module:
 
 
 def checked_example(example: Example) -> tuple[Tensor, ...]:
-    """The inputs as a tuple, on the CPU."""
+    """Returns the inputs as a tuple, on the CPU."""
     inputs = (example,) if isinstance(example, Tensor) else example
     if not isinstance(inputs, Sequence) or isinstance(inputs, str) or not inputs:
         raise ValueError(f"example: expected a tensor or a tuple of them, got {example!r}")
@@ -62,7 +62,7 @@ def checked_example(example: Example) -> tuple[Tensor, ...]:
 
 
 def checked_path(path: str | Path, suffix: str) -> Path:
-    """The path; `ValueError` unless it is to be a file of this kind in a directory there is."""
+    """Returns the path; `ValueError` unless it has this suffix and its directory exists."""
     path = Path(path)
     if path.suffix != suffix:
         raise ValueError(f"path: expected a name that ends in {suffix}, got {str(path)!r}")
@@ -72,10 +72,10 @@ def checked_path(path: str | Path, suffix: str) -> Path:
 
 
 def dynamic_axes(inputs: Sequence[Tensor], dynamic: bool | Sequence[str]) -> Axes:
-    """The axes that may vary, and their names.
+    """Returns the axes whose size may vary, with their names.
 
-    The batch is one for all inputs; height and width are those of the first input, and of every
-    other that has its grid. Another grid has names of its own, such as `height_1`.
+    All inputs share the batch; inputs with the grid of the first one share its height and width.
+    Other grids have names of their own, such as `height_1`.
     """
     names = (AXES if dynamic else ()) if isinstance(dynamic, bool) else dynamic
     if isinstance(names, str) or any(name not in AXES for name in names):
@@ -84,20 +84,20 @@ def dynamic_axes(inputs: Sequence[Tensor], dynamic: bool | Sequence[str]) -> Axe
 
 
 def _axes(i: int, tensor: Tensor, first: Tensor, names: Sequence[str]) -> dict[int, str]:
-    places = {0: "batch", 2: "height", 3: "width"} if tensor.dim() == 4 else {0: "batch"}
+    axes = {0: "batch", 2: "height", 3: "width"} if tensor.dim() == 4 else {0: "batch"}
     own = "" if tensor.dim() != 4 or tensor.shape[2:] == first.shape[2:] else f"_{i}"
     return {
         axis: name if name == "batch" else name + own
-        for axis, name in places.items()
+        for axis, name in axes.items()
         if name in names
     }
 
 
 def check_ranges(program: ExportedProgram, axes: Axes) -> None:
-    """`ExportError` if the graph does not hold for all sizes of an axis that was to be free.
+    """Raises `ExportError` if the graph holds only up to some size of a free axis.
 
-    Where a branch was taken because an axis is longer than so and so much, it holds for longer
-    ones alone, which may be meant: that is a warning.
+    A graph that holds only from some size up, because a branch depends on it, may be meant: that
+    is a warning.
     """
     names = program.graph_signature.user_inputs
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -106,28 +106,28 @@ def check_ranges(program: ExportedProgram, axes: Axes) -> None:
             size = nodes[name].meta["val"].shape[axis]
             if isinstance(size, int):
                 raise ExportError(
-                    f"{axis_name}: the graph holds for {size} alone; leave it out of `dynamic`"
+                    f"{axis_name}: the graph holds for {size} only; leave it out of `dynamic`"
                 )
             _check_range(axis_name, program.range_constraints.get(size.node.expr))
 
 
 def _check_range(name: str, known: Any) -> None:
-    from torch.utils._sympy.numbers import int_oo  # with sympy, which takes long to import
+    from torch.utils._sympy.numbers import int_oo  # imports sympy, which takes long
 
     if known is None:
         return
     if known.upper != int_oo:
         raise ExportError(
-            f"{name}: the graph holds up to {known.upper} alone; leave it out of `dynamic`"
+            f"{name}: the graph holds up to {known.upper} only; leave it out of `dynamic`"
         )
-    if known.lower > 2:  # where torch.export starts, which takes a single pixel for special
+    if known.lower > 2:  # torch.export always starts at 2
         warnings.warn(f"{name}: the graph holds from {known.lower} up", stacklevel=5)
 
 
 def traced(inputs: Sequence[Tensor], axes: Axes) -> tuple[Tensor, ...]:
-    """Inputs to trace with: where they may vary, no smaller than `TRACED_SIZE`.
+    """Makes inputs to trace with, at least as large as `TRACED_SIZE` along free axes.
 
-    Along an axis all inputs grow by the same factor, so that their grids keep their ratio.
+    All inputs grow by the same factor along an axis, so that their grids keep their ratio.
     """
     factors = dict.fromkeys(AXES, 1)
     for tensor, named in zip(inputs, axes, strict=True):
@@ -138,9 +138,9 @@ def traced(inputs: Sequence[Tensor], axes: Axes) -> tuple[Tensor, ...]:
 
 
 def varied(inputs: Sequence[Tensor], axes: Axes) -> tuple[Tensor, ...]:
-    """Inputs of other sizes than the example's, to verify with.
+    """Makes inputs of other sizes than the example's, to verify with.
 
-    Odd and even ones, unless grids have to keep their ratio.
+    Sizes are odd and even, unless grids have to keep their ratio.
     """
     ratio = any("_" in name for named in axes for name in named.values())
     more = {"batch": 1, "height": 3, "width": 5}
@@ -166,14 +166,14 @@ def _random(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's notes to its own developers, and nothing else."""
+    """Silences torch's notes to its own developers, and nothing else."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
-    log.setLevel(logging.ERROR)  # it misses torchvision's operators, which no filter has
+    log.setLevel(logging.ERROR)  # warns about missing torchvision
     with warnings.catch_warnings():
-        # Of torch's own exporter, which still uses what it advises against.
+        # torch's own exporter still uses the deprecated class.
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
-        # Said of every input but the first, as they are to share their axes' names.
+        # Raised for every input but the first, because they share names of axes.
         warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
         try:
             yield

@@ -1,4 +1,4 @@
-"""ONNX files of networks with dynamic filters, in standard operators."""
+"""Exports networks with dynamic filters to ONNX, in standard operators."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from dynfilters.export.inputs import (
 from dynfilters.export.verification import deviation, onnxruntime_run
 
 OPSETS = range(18, 24)
-LARGEST = 2**31 - 1  # bytes of a protocol buffer
+LARGEST = 2**31 - 1  # bytes of a protocol buffer, at most
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What `export_onnx` wrote.
+    """A file of `export_onnx`.
 
     Attributes:
         path: of the file.
         opset: version of the standard operators.
-        nodes: how many there are.
+        nodes: of the graph, their number.
         inputs, outputs: names, in order.
         deviation: the largest difference between onnxruntime's results and the module's, relative
-            to the largest number of an output; None if that was not verified.
+            to the largest number of an output; None without verification.
     """
 
     path: Path
@@ -63,29 +63,29 @@ def export_onnx(
     verify: bool = True,
     tolerance: float | None = None,
 ) -> OnnxFile:
-    """Writes `module` as an ONNX file of standard operators, that any runtime can read.
+    """Writes a module as an ONNX file of standard operators, which any runtime can read.
 
     Args:
         module: a filter, or a network of any origin, in evaluation mode.
-        example: its input, or a tuple of several (x and guide, say). What counts are numbers of
-            axes, channels and dtypes; a batch of 1 does not fix the batch.
-        path: the file to write, `….onnx`; it is there complete, or as it was before.
+        example: its input, or a tuple of several (x and guide, say). The file keeps their number
+            of axes, channels and dtypes; a batch of 1 does not fix the batch.
+        path: the file to write, `….onnx`; after an error an existing file is as before.
         opset: version of the operators, 18 to 23.
         dynamic: the axes whose size is free in the file: True for "batch", "height" and "width",
             False for none, or some of these names. Inputs of four axes have all three, others a
             batch only. Inputs whose grids are equal in the example share height and width.
-        verify: whether to compare with onnxruntime, if it is installed, on the example and, where
-            axes are free, on other sizes; a warning says so where it is not installed.
+        verify: compare with onnxruntime on the example and, if axes are free, on other sizes. If
+            onnxruntime is not installed, a warning says so.
         tolerance: of that comparison, relative to the largest number of an output; None for 1e-5
             in float32 and 0.02 in float16.
 
     Returns:
-        What was written, as an `OnnxFile`.
+        The file written.
 
     Raises:
         ValueError: a wrong argument; a module in training mode.
         ExportError: the module cannot be exported with these axes free, or the file's results
-            differ from the module's. Nothing is written then.
+            would differ from the module's. Nothing is written.
         ImportError: onnx or onnxscript is missing (`pip install 'dynfilters[onnx]'`).
     """
     path, module = checked_path(path, ".onnx"), checked_module(module)
@@ -96,7 +96,7 @@ def export_onnx(
     axes = dynamic_axes(inputs, dynamic)
     with torch.no_grad():
         model = _exported(module, inputs, axes, opset)
-        content = _content(model)
+        content = _serialized(model)
         run = onnxruntime_run(content) if verify else None
         found = None if run is None else deviation(module, run, inputs, axes, tolerance)
     write_atomically(path, content)
@@ -106,7 +106,7 @@ def export_onnx(
 
 
 def _exported(module: nn.Module, inputs: Sequence[Tensor], axes: Axes, opset: int) -> Any:
-    """The ONNX model, checked to have no operators but standard ones, and the free axes free."""
+    """Returns the ONNX model; checks that its operators are standard, and the free axes free."""
     from dynfilters.export.translations import translations
 
     results = len(tree_leaves(module(*inputs)))
@@ -137,10 +137,10 @@ def _exported(module: nn.Module, inputs: Sequence[Tensor], axes: Axes, opset: in
 
 
 def _simplify(model: Any) -> None:
-    """Constants computed, what is there twice or unused removed.
+    """Folds constants, and removes duplicate and unused nodes.
 
-    torch's own `optimize` also tries some hundred patterns on each node, for minutes, to fuse
-    what a runtime fuses as it loads the file.
+    torch's own `optimize` also tries some hundred fusions on each node, which takes minutes;
+    runtimes fuse nodes when they load the file.
     """
     from onnx_ir.passes import common
     from onnxscript import optimizer
@@ -152,13 +152,13 @@ def _simplify(model: Any) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What was wrong in the first place, without the exporter's advice to its developers."""
+    """Returns the first error's text, without the exporter's advice to its developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10) * 2)[0]}"
 
 
-def _content(model: Any) -> bytes:
+def _serialized(model: Any) -> bytes:
     import onnx
 
     if model.ByteSize() > LARGEST:

@@ -1,9 +1,9 @@
-"""`.pt2` files: programs of `torch.export`, and those that AOTInductor compiled ahead of time.
+"""Exports networks to `.pt2` files: `torch.export` programs, or compiled ones of AOTInductor.
 
-Both keep the native ops, which PyTorch looks up by name as it loads the file. So whoever loads
-one imports dynfilters first; without, `torch.export.load` fails with "We ran into an error when
-deserializing the saved file", behind a log of "We failed to resolve torch.ops.dynfilters…", and
-`torch._inductor.aoti_load_package` with "Could not find schema for dynfilters::…".
+Both contain our ops by name: import dynfilters before loading such a file by torch's functions.
+Without it `torch.export.load` fails with "We ran into an error when deserializing the saved file",
+after it has logged "We failed to resolve torch.ops.dynfilters…", and
+`torch._inductor.aoti_load_package` fails with "Could not find schema for dynfilters::…".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dynfilters.export.verification import deviation
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-COMPILED = "/data/aotinductor/"  # part of the names in an archive of AOTInductor's
+COMPILED = "/data/aotinductor/"  # in the names of AOTInductor's archives
 
 
 def export_program(
@@ -49,20 +49,20 @@ def export_program(
     dynamic: bool | Sequence[str] = True,
     compile: bool = False,
 ) -> Path:
-    """Writes `module` as a `.pt2` file, which runs without the module's code.
+    """Writes a module as a `.pt2` file, which runs without the module's code.
 
-    `load_program` reads it, and so do torch's own functions once dynfilters is imported. Its
+    `load_program` loads it, and so do torch's own functions once dynfilters is imported. Its
     results are compared with the module's before it is written.
 
     Args:
         module: a filter, or a network of any origin, in evaluation mode.
         example: its input, or a tuple of several.
-        path: the file to write, `….pt2`; it is there complete, or as it was before.
-        dynamic: the axes whose size is free, as in `export_onnx`. torch.export takes a size of 1
-            for special: where an axis is free, neither it nor a feature map of the network may be
-            a single pixel long, if it was not so in the example.
-        compile: compile it for this machine by AOTInductor, which takes a C++ compiler and a
-            minute. Otherwise it is the graph, for any machine.
+        path: the file to write, `….pt2`; after an error an existing file is as before.
+        dynamic: the axes whose size is free, as in `export_onnx`. torch.export treats a size of 1
+            as a special case: along a free axis, neither the input nor a feature map may be one
+            pixel long unless it was so for the example.
+        compile: compile for this machine by AOTInductor, which needs a C++ compiler and a minute;
+            else the file has the graph, for any machine.
 
     Returns:
         The path.
@@ -70,7 +70,7 @@ def export_program(
     Raises:
         ValueError: a wrong argument; a module in training mode.
         ExportError: the module cannot be exported with these axes free, or the program's results
-            differ from the module's. Nothing is written then.
+            would differ from the module's. Nothing is written.
     """
     path, module = checked_path(path, ".pt2"), checked_module(module)
     inputs = checked_example(example)
@@ -88,11 +88,11 @@ def export_program(
 
 
 def load_program(path: str | os.PathLike) -> Callable[..., Any]:
-    """What `export_program` wrote, compiled or not, to be called as the module was.
+    """Loads a file of `export_program`, compiled or not; the result is called like the module.
 
-    `ValueError` if the file is not there or no such program. A `.pt2` file is a program: torch
-    runs machine code in it, and unpickles and evaluates parts of what is not compiled. Load only
-    what you trust; for weights from anywhere there are `load_model` and `from_pretrained`.
+    `ValueError` if the file does not exist or is no such program. A `.pt2` file is a program:
+    torch runs the machine code of compiled ones, and unpickles and evaluates parts of the others.
+    Load only files you trust; for weights of any origin use `load_model` and `from_pretrained`.
     """
     path = Path(path)
     if not zipfile.is_zipfile(path):
@@ -114,7 +114,7 @@ def _exported(module: nn.Module, inputs: Sequence[Tensor], axes: Axes) -> Export
             program = torch.export.export(
                 module, traced(inputs, axes), dynamic_shapes=shapes, strict=False
             )
-    except Exception as error:  # torch.export has no one base class for its own
+    except Exception as error:  # torch.export's errors have no common base class
         reason = str(error).strip().partition("\n\n")[0]
         raise ExportError(f"{type(module).__name__} cannot be exported: {reason}") from error
     check_ranges(program, axes)

@@ -1,12 +1,11 @@
 """The ops of dynfilters in standard ONNX operators, opset 18 and up.
 
-Each function takes what the op takes, as the exporter's symbolic tensors, and adds nodes to the
-graph that is being built. None of them asks for a batch size, height or width: what depends on
-these is left to `Shape` in the graph, or avoided. So a slice ends a fixed number of pixels before
-the padded image does, which is right at every size and every stride.
+Each function takes the op's arguments, tensors as the exporter's symbolic ones, and adds nodes to
+the graph. None of them reads a batch size, height or width: `Shape` computes them in the graph, or
+they are not needed. So a slice ends a fixed number of pixels before the padded image does, which
+is right for every size and every stride.
 
-With r = C/G channels a group, and P = scale² places in the cell of each window, axis 1, which is
-there only if scale > 1:
+With r = C/G channels per group, and P = scale² phases on axis 1, which exists only if scale > 1:
 
 | operand | in the graph |
 | --- | --- |
@@ -26,16 +25,15 @@ from onnxscript import opset18 as op
 
 from dynfilters.ops.reference import Geometry
 
-END = torch.iinfo(torch.int64).max  # of a slice that goes to the end
+END = torch.iinfo(torch.int64).max  # of a slice without an end
 HALF = ("FLOAT16", "BFLOAT16")
 FLOAT = ir.DataType.FLOAT
 
 
 def translations() -> dict[Callable, Callable]:
-    """As `torch.onnx.export(..., custom_translation_table=translations())` takes them.
+    """Returns the table for `torch.onnx.export(..., custom_translation_table=translations())`.
 
-    `dynfilters.export_onnx` does so; this is for who calls torch's exporter on a network that
-    contains filters of the zoo.
+    `dynfilters.export_onnx` uses it; call it to use torch's exporter on networks with filters.
     """
     ops = torch.ops.dynfilters
     return {
@@ -47,10 +45,10 @@ def translations() -> dict[Callable, Callable]:
 
 
 def filter2d(x, spatial, channel, kernel_size, stride=1, dilation=1, scale=1, combine="mul") -> Any:
-    """`ops.filter2d`, tap by tap; half types are accumulated in float32."""
-    wide = [None if t is None else _widened(t) for t in (x, spatial, channel)]
+    """Translates `ops.filter2d`, tap by tap; accumulates half types in float32."""
+    wide = [None if t is None else _to_acc(t) for t in (x, spatial, channel)]
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
-    return _narrowed(_filtered(*wide, geometry), x)
+    return _from_acc(_filtered(*wide, geometry), x)
 
 
 def filter2d_activated(
@@ -69,18 +67,18 @@ def filter2d_activated(
     channel_gain,
     eps,
 ) -> Any:
-    """`ops.filter2d_activated`; half types are rounded once, at the end."""
+    """Translates `ops.filter2d_activated`; rounds half types once, at the end."""
     if spatial is not None:
-        spatial = _activated(_widened(spatial), spatial_activation, spatial_gain, None, eps)
+        spatial = _activated(_to_acc(spatial), spatial_activation, spatial_gain, None, eps)
     if channel is not None:
-        std = None if channel_std is None else _widened(channel_std)
-        channel = _activated(_widened(channel), channel_activation, channel_gain, std, eps)
+        std = None if channel_std is None else _to_acc(channel_std)
+        channel = _activated(_to_acc(channel), channel_activation, channel_gain, std, eps)
     geometry = Geometry(tuple(kernel_size), stride, dilation, scale, combine)
-    return _narrowed(_filtered(_widened(x), spatial, channel, geometry), x)
+    return _from_acc(_filtered(_to_acc(x), spatial, channel, geometry), x)
 
 
 def pool_project(x, weight, bias) -> tuple[Any, Any]:
-    """`ops.pool_project`: logits and mean."""
+    """Translates `ops.pool_project`; returns logits and mean."""
     logits = op.Conv(x, op.Unsqueeze(weight, _integers(2, 3)), bias)
     return logits, op.ReduceMean(x, _integers(2, 3), keepdims=0)
 
@@ -88,7 +86,7 @@ def pool_project(x, weight, bias) -> tuple[Any, Any]:
 def ddf_generate(
     x, weight, bias, squeeze_weight, squeeze_bias, expand_weight, expand_bias
 ) -> tuple[Any, Any, Any, Any]:
-    """`ops.ddf_generate`, with the mean and the hidden units that it keeps for backward."""
+    """Translates `ops.ddf_generate`, with the mean and hidden units that backward needs."""
     logits, mean = pool_project(x, weight, bias)
     hidden = op.Relu(op.Gemm(mean, squeeze_weight, squeeze_bias, transB=1))
     taps = op.Gemm(hidden, expand_weight, expand_bias, transB=1)
@@ -96,7 +94,7 @@ def ddf_generate(
 
 
 def _filtered(x, spatial, channel, geometry: Geometry) -> Any:
-    """y, of operands in the type that they are accumulated in."""
+    """Returns y of operands in the accumulation type."""
     channels = x.shape[1]
     groups = 1 if spatial is None else spatial.shape[1]
     windows = _windows(x, groups, geometry)
@@ -115,11 +113,11 @@ def _filtered(x, spatial, channel, geometry: Geometry) -> Any:
 
 
 def _windows(x, groups: int, geometry: Geometry) -> list[Any]:
-    """x under each tap of every window."""
+    """Returns the part of x under each tap, for all windows."""
     (pad_h, pad_w), channels = geometry.padding, x.shape[1]
     padded = op.Pad(x, _integers(0, 0, pad_h, pad_w, 0, 0, pad_h, pad_w))
-    place = [] if geometry.scale == 1 else [1]
-    padded = _with_grid_of(padded, 2, [0, *place, groups, channels // groups])
+    phase = [] if geometry.scale == 1 else [1]
+    padded = _with_grid_of(padded, 2, [0, *phase, groups, channels // groups])
     steps = _integers(geometry.stride, geometry.stride)
     windows = []
     for k in range(geometry.taps):
@@ -137,17 +135,17 @@ def _spatial_taps(spatial, geometry: Geometry) -> list[Any]:
     if geometry.scale == 1:
         return _split(spatial, taps, axis=2)
     flat = _with_grid_of(spatial, 3, [0, groups * taps])
-    places = op.SpaceToDepth(flat, blocksize=geometry.scale)
-    return _split(_with_grid_of(places, 2, [0, geometry.scale**2, groups, taps]), taps, axis=3)
+    phases = op.SpaceToDepth(flat, blocksize=geometry.scale)
+    return _split(_with_grid_of(phases, 2, [0, geometry.scale**2, groups, taps]), taps, axis=3)
 
 
 def _channel_taps(channel, groups: int, geometry: Geometry) -> list[Any]:
     channels, taps = channel.shape[1], geometry.taps
-    place: list[int] = [] if geometry.scale == 1 else [1]
+    phase: list[int] = [] if geometry.scale == 1 else [1]
     if len(channel.shape) == 4 and geometry.scale > 1:
-        channel, place = op.Transpose(channel, perm=[0, 3, 1, 2]), [geometry.scale**2]
-    shape = _integers(0, *place, groups, channels // groups, taps, 1)
-    return _split(op.Reshape(channel, shape), taps, axis=3 + len(place))
+        channel, phase = op.Transpose(channel, perm=[0, 3, 1, 2]), [geometry.scale**2]
+    shape = _integers(0, *phase, groups, channels // groups, taps, 1)
+    return _split(op.Reshape(channel, shape), taps, axis=3 + len(phase))
 
 
 def _taps(spatial: list[Any] | None, channel: list[Any] | None, geometry: Geometry) -> list[Any]:
@@ -158,7 +156,7 @@ def _taps(spatial: list[Any] | None, channel: list[Any] | None, geometry: Geomet
 
 
 def _activated(taps, name: str, gain: float, std, eps: float) -> Any:
-    """`ops.activations.activate`."""
+    """Translates `ops.activations.activate`."""
     if name == "identity":
         return taps
     if name == "filter_norm":
@@ -167,28 +165,28 @@ def _activated(taps, name: str, gain: float, std, eps: float) -> Any:
         out = op.Softmax(taps, axis=2)
     else:
         out = {"sigmoid": op.Sigmoid, "tanh": op.Tanh}[name](taps)
-    return _described(out, taps.shape, taps.dtype)
+    return _typed(out, taps.shape, taps.dtype)
 
 
 def _normalized(taps, gain: float, std, eps: float) -> Any:
-    """`ops.activations.filter_norm`, which says why against the first tap, and why 1 for 0."""
+    """Translates `ops.activations.filter_norm`, whose comments hold here too."""
     axis = _integers(2)
     shifted = op.Sub(taps, op.Slice(taps, _integers(0), _integers(1), axis))
     centred = op.Sub(shifted, op.ReduceMean(shifted, axis))
     squares = op.ReduceSumSquare(centred, axis)
     variance = op.Div(squares, _like(taps, taps.shape[2] - 1))
     positive = op.Greater(variance, _like(taps, 0))
-    spread = op.Sqrt(op.Where(positive, variance, _like(taps, 1)))
-    out = op.Div(centred, op.Add(spread, _like(taps, eps)))
+    deviation = op.Sqrt(op.Where(positive, variance, _like(taps, 1)))
+    out = op.Div(centred, op.Add(deviation, _like(taps, eps)))
     out = op.Mul(out, _like(taps, gain))
     if std is None:
         return out
-    behind = range(len(std.shape), len(taps.shape) - 1)
-    return op.Mul(out, op.Unsqueeze(std, _integers(*behind)) if behind else std)
+    missing = range(len(std.shape), len(taps.shape) - 1)
+    return op.Mul(out, op.Unsqueeze(std, _integers(*missing)) if missing else std)
 
 
 def _with_grid_of(x, axis: int, front: Sequence[int]) -> Any:
-    """x with its axes before `axis` reshaped to `front`, whose 0 keeps the batch."""
+    """Reshapes the axes of x before `axis` to `front`; 0 keeps the batch."""
     return op.Reshape(x, op.Concat(_integers(*front), op.Shape(x, start=axis), axis=0))
 
 
@@ -201,19 +199,19 @@ def _integers(*values: int) -> Any:
 
 
 def _like(x, value: float) -> Any:
-    """A constant of the type of x."""
+    """Makes a constant of the type of x."""
     return op.CastLike(op.Constant(value_float=float(value)), x)
 
 
-def _widened(x) -> Any:
-    return _described(op.Cast(x, to=FLOAT.value), x.shape, FLOAT) if x.dtype.name in HALF else x
+def _to_acc(x) -> Any:
+    return _typed(op.Cast(x, to=FLOAT.value), x.shape, FLOAT) if x.dtype.name in HALF else x
 
 
-def _narrowed(y, x) -> Any:
+def _from_acc(y, x) -> Any:
     return op.Cast(y, to=x.dtype.value) if x.dtype.name in HALF else y
 
 
-def _described(value, shape, dtype) -> Any:
-    """The value, with what the exporter does not know of one that is made in between."""
+def _typed(value, shape, dtype) -> Any:
+    """Sets shape and type of an intermediate value, which the exporter does not infer."""
     value.shape, value.dtype = shape, dtype
     return value

@@ -1,4 +1,4 @@
-"""Whether an ONNX file computes what its module does."""
+"""Compares an exported graph with its module."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def deviation(
     axes: Axes,
     tolerance: float | None = None,
 ) -> float:
-    """The largest difference between what `run` gives and what the module does.
+    """Returns the largest difference between the results of `run` and of the module.
 
-    Relative to the largest number of an output; on `inputs` and, where axes are free, on inputs
-    of other sizes. `ExportError` above `tolerance`, None for that of `TOLERANCE`, or if it cannot
-    run.
+    It is relative to the largest number of an output; on `inputs` and, if axes are free, on inputs
+    of other sizes. `ExportError` if it exceeds `tolerance`, None for `TOLERANCE`, or if one of the
+    two cannot run.
     """
     trials = [inputs, varied(inputs, axes)] if any(axes) else [inputs]
     return max(_worst(module, run, trial, tolerance) for trial in trials)
 
 
 def onnxruntime_run(content: bytes) -> Run | None:
-    """Runs the ONNX model in `content`; None, and a warning, where onnxruntime is not installed."""
+    """Makes a function that runs an ONNX model; None, with a warning, without onnxruntime."""
     if find_spec("onnxruntime") is None:
         warnings.warn(
             "export_onnx could not verify the file: pip install onnxruntime", stacklevel=3
@@ -46,10 +46,10 @@ def onnxruntime_run(content: bytes) -> Run | None:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised, not logged
     try:
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no base class of their own
+    except Exception as error:  # its errors have no common base class
         raise ExportError(
             f"onnxruntime has no kernels for the model ({error}); with verify=False it is written "
             "without a check"
@@ -70,21 +70,21 @@ def _worst(module: nn.Module, run: Run, inputs: Sequence[Tensor], tolerance: flo
         wanted = tree_leaves(module(*inputs))
     except Exception as error:
         raise ExportError(
-            f"the module does not run on inputs of {sizes}; leave the axes that it needs to know "
-            f"out of `dynamic` ({error})"
+            f"the module does not run on inputs of {sizes}; leave the axes of fixed size out of "
+            f"`dynamic` ({error})"
         ) from error
     try:
         found = run(inputs)
     except Exception as error:
         raise ExportError(
             f"the exported graph does not run on inputs of {sizes}, as the module does; leave the "
-            f"axes that it needs to know out of `dynamic` ({error})"
+            f"axes of fixed size out of `dynamic` ({error})"
         ) from error
     worst = 0.0
     for one, other in zip(found, wanted, strict=True):
         bound = TOLERANCE.get(other.dtype, 1e-5) if tolerance is None else tolerance
         off = _difference(one, other)
-        if not off <= bound:  # NaN is no agreement
+        if not off <= bound:  # NaN fails too
             raise ExportError(
                 f"the exported graph's result is off by {off:.1e} of the largest number, more "
                 f"than {bound:.0e}, on inputs of {sizes}"
@@ -94,7 +94,7 @@ def _worst(module: nn.Module, run: Run, inputs: Sequence[Tensor], tolerance: flo
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:
-    """Of the largest number in `wanted`; infinite for another shape."""
+    """Returns the largest difference, relative to `wanted`; infinity for another shape."""
     if found.shape != wanted.shape:
         return float("inf")
     found, wanted = found.double(), wanted.double()

@@ -3,31 +3,10 @@
 import importlib
 from types import ModuleType
 
-from dynfilters import _moved, nn, ops
+from dynfilters import _moved, filters, nn, ops
 from dynfilters._version import __version__
 from dynfilters.export import export_onnx, export_program, load_program
-from dynfilters.filters import (
-    DDF,
-    Carafe,
-    CarafeUp,
-    CondConv,
-    Conv,
-    DDFChannel,
-    DDFSpatial,
-    DDFUp,
-    DwCondConv,
-    DwConv,
-    DwODConv,
-    DwWeightNet,
-    FilterInfo,
-    Involution,
-    ODConv,
-    WeightNet,
-    create_filter,
-    filter_info,
-    list_filters,
-    register_filter,
-)
+from dynfilters.filters import *  # noqa: F403
 from dynfilters.models import (
     create_model,
     from_pretrained,
@@ -45,34 +24,15 @@ from dynfilters.surgery import swap_filters
 _moved.install()
 
 __all__ = [
-    "DDF",
-    "Carafe",
-    "CarafeUp",
-    "CondConv",
-    "Conv",
-    "DDFChannel",
-    "DDFSpatial",
-    "DDFUp",
-    "DwCondConv",
-    "DwConv",
-    "DwODConv",
-    "DwWeightNet",
-    "FilterInfo",
-    "Involution",
-    "ODConv",
     "Taps",
     "UnknownNameError",
-    "WeightNet",
     "__version__",
     "create_activation",
-    "create_filter",
     "create_model",
     "export_onnx",
     "export_program",
-    "filter_info",
     "from_pretrained",
     "list_activations",
-    "list_filters",
     "list_models",
     "load_model",
     "load_official",
@@ -81,11 +41,11 @@ __all__ = [
     "ops",
     "push_to_hub",
     "register_activation",
-    "register_filter",
     "register_model",
     "save_pretrained",
     "swap_filters",
 ]
+__all__ += filters.__all__
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,9 +1,12 @@
-"""Cost known without a clock: parameters and multiply-accumulates."""
+"""Cost known without a clock: parameters, multiply-accumulates, and closed forms of both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +51,61 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+class Sizes(NamedTuple):
+    """What closed forms are made of: x is (b, c, h, w), y is (b, o, *out), a filter has k taps."""
+
+    b: int
+    c: int
+    h: int
+    w: int
+    o: int
+    out: tuple[int, int]
+    k: int
+
+    @property
+    def n(self) -> int:
+        """The pixels of x."""
+        return self.h * self.w
+
+    @property
+    def m(self) -> int:
+        """The pixels of y."""
+        return math.prod(self.out)
+
+
+Options = Mapping[str, Any]
+Products = list[tuple[int, int]]  # (multiply-accumulates, operands that have a gradient) of each
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """Closed forms of a filter's cost, each from sizes and the layer's options.
+
+    Attributes:
+        products: the multiply-accumulates of a forward, product by product; without the 1×1
+            convolution behind a depth-wise filter.
+        kept: the shapes of what a forward keeps for backward beside x: by the generator, and as
+            taps. None where there is no closed form for these options.
+        extra_bytes: what is kept beyond that in a dtype, given by its name.
+    """
+
+    products: Callable[[Sizes, Options], Products] | None = None
+    kept: Callable[[Sizes, Options], tuple[Shapes, Shapes] | None] | None = None
+    extra_bytes: Callable[[Sizes, Options, str], int] | None = None
+
+
+# Activations whose output is all that they keep, unlike filter_norm's, on hidden units.
+KEEP_THEIR_OUTPUT = (None, "sigmoid", "tanh", "softmax", "identity")
+
+
+def conv_products(s: Sizes, options: Options) -> Products:
+    """A dense convolution, per sample or not."""
+    return [(s.b * s.o * s.m * s.c // options.get("groups", 1) * s.k, 2)]
+
+
+def filter_products(s: Sizes, options: Options) -> Products:
+    """`filter2d` of x and one kind of taps, or a depth-wise convolution."""
+    return [(s.b * s.c * s.m * s.k, 2)]

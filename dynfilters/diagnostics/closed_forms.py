@@ -19,28 +19,14 @@ keep a workspace on top, and its statistics in float32 beside half types.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dynfilters.checks import check_choice, check_kernel_size
+from dynfilters.cost import Shapes, Sizes
 from dynfilters.diagnostics.settings import DTYPES, PARTS, check_shape
 from dynfilters.filters import filter_info
-from dynfilters.filters.registry import COMMON
-
-Shapes = dict[str, tuple[int, ...]]
-# Whose output is all that they keep, unlike filter_norm, where they act on hidden units.
-_SELF_CONTAINED = (None, "sigmoid", "tanh", "softmax", "identity")
-
-
-class _Sizes(NamedTuple):
-    """Of x, y and one filter."""
-
-    b: int
-    c: int
-    h: int
-    w: int
-    out: tuple[int, int]
-    taps: int
+from dynfilters.filters.registry import COMMON, filter_formulas, is_depthwise
 
 
 def saved_bytes_formula(
@@ -68,18 +54,11 @@ def saved_bytes_formula(
     if kept is None:
         return None
     found = DTYPES[dtype].itemsize * sum(map(math.prod, kept.values()))
-    return found + _float32_copies(name, shape, dtype, part, _chosen(name, options or {}))
-
-
-def _float32_copies(
-    name: str, shape: Sequence[int], dtype: str, part: str, chosen: Mapping[str, Any]
-) -> int:
-    """What a dilated depth-wise convolution keeps more in bfloat16, where it runs in float32."""
-    dilated = name == "dwconv" and part == "layer" and (chosen.get("dilation") or 1) > 1
-    if dtype != "bfloat16" or not dilated:
-        return 0
-    taps = math.prod(check_kernel_size(chosen["kernel_size"]))
-    return (4 - 2) * math.prod(shape) + 4 * shape[1] * taps  # x, and the weights
+    extra = filter_formulas(name).extra_bytes
+    if extra is None or part != "layer":
+        return found
+    chosen = _chosen(name, options or {})
+    return found + extra(_sizes(check_shape(shape), chosen), chosen, dtype)
 
 
 def saved_shapes(
@@ -98,12 +77,13 @@ def saved_shapes(
     check_choice("part", part, PARTS)
     chosen = _chosen(name, options or {})
     n = _sizes(check_shape(shape), chosen)
-    found = _GENERATORS[name](n, chosen) if name in _GENERATORS else None
+    formula = filter_formulas(name).kept
+    found = None if formula is None else formula(n, chosen)
     if found is None:
         return None
     generator, taps = found
     kept = {"x": (n.b, n.c, n.h, n.w), **(generator if part == "layer" else {}), **taps}
-    if name != "conv" and out_channels not in (None, n.c):
+    if is_depthwise(name) and out_channels not in (None, n.c):
         kept["input of the 1×1 convolution behind"] = (n.b, n.c, *n.out)
     return kept
 
@@ -117,113 +97,8 @@ def _chosen(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **options}
 
 
-def _sizes(shape: tuple[int, int, int, int], chosen: Mapping[str, Any]) -> _Sizes:
+def _sizes(shape: tuple[int, int, int, int], chosen: Mapping[str, Any]) -> Sizes:
     stride, scale = chosen["stride"], chosen.get("scale", 1)
     out = tuple(((size - 1) // stride + 1) * scale for size in shape[2:])
-    return _Sizes(*shape, out, math.prod(check_kernel_size(chosen["kernel_size"])))
-
-
-def _static(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """Weights are parameters."""
-    return {}, {}
-
-
-def _ddf_spatial(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """A 1×1 convolution of x."""
-    return {}, {"spatial taps": (n.b, chosen["groups"], n.taps, *n.out)}
-
-
-def _ddf_channel(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """Two layers behind the mean, a pair for each place of a cell."""
-    cells = chosen.get("scale", 1) ** 2
-    squeezed = max(1, int(n.c * chosen["squeeze_ratio"])) * cells
-    generator = {"mean": (n.b, n.c), "squeeze": (n.b, squeezed)}
-    return generator, {"channel taps": (n.b, n.c, n.taps, cells)}
-
-
-def _ddf(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """Both branches."""
-    (_, spatial), (generator, channel) = _ddf_spatial(n, chosen), _ddf_channel(n, chosen)
-    return generator, spatial | channel
-
-
-def _ddf_up(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes] | None:
-    """An encoder's output for each place of a cell is what the 1×1 convolutions read."""
-    if chosen["guide_channels"] is not None:
-        return None  # it depends on the guide
-    generator, taps = _ddf(n, chosen)
-    return {"encoded": (n.b, n.c * chosen["scale"] ** 2, n.h, n.w), **generator}, taps
-
-
-def _involution(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """A bottleneck, behind pooling if there is a stride."""
-    hidden = max(1, n.c // chosen["reduction"])
-    pooled = {"pooled": (n.b, n.c, *n.out)} if chosen["stride"] > 1 else {}
-    generator = {
-        **pooled,
-        "input of the normalization": (n.b, hidden, *n.out),
-        "statistics": (4, hidden),
-        "rectified": (n.b, hidden, *n.out),
-    }
-    return generator, {"spatial taps": (n.b, n.c // chosen["group_channels"], n.taps, *n.out)}
-
-
-def _carafe(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes]:
-    """Compressed channels, which the encoder reads."""
-    generator = {"compressed": (n.b, chosen["compressed_channels"], n.h, n.w)}
-    return generator, {"spatial taps": (n.b, chosen["groups"], n.taps, *n.out)}
-
-
-def _dw_weightnet(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes] | None:
-    """Three layers behind the mean."""
-    if chosen["activation"] not in _SELF_CONTAINED or not chosen["reduce"]:
-        return None
-    gap = max(16, n.c // 16) if chosen["gap_channels"] is None else chosen["gap_channels"]
-    hidden = chosen["m"] // chosen["g"] * n.c
-    generator = {"mean": (n.b, n.c), "descriptor": (n.b, gap), "hidden units": (n.b, hidden)}
-    return generator, {"channel taps": (n.b, n.c, n.taps)}
-
-
-def _dw_condconv(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes] | None:
-    """One layer behind the mean, and the mixture of the experts."""
-    if chosen["activation"] not in _SELF_CONTAINED or not chosen["routing"]:
-        return None
-    generator = {"mean": (n.b, n.c), "routing": (n.b, chosen["experts"])}
-    return generator, {"channel taps": (n.b, n.c, n.taps)}
-
-
-def _dw_odconv(n: _Sizes, chosen: Mapping[str, Any]) -> tuple[Shapes, Shapes] | None:
-    """Two layers behind the mean, a normalization between them, and products of attentions."""
-    if chosen["activation"] not in _SELF_CONTAINED:
-        return None
-    hidden = max(16, n.c // chosen["reduction"])
-    generator = {
-        "mean": (n.b, n.c),
-        "input of the normalization": (n.b, hidden),
-        "statistics": (4 if n.b > 1 else 2, hidden),  # of one sample only the running ones
-        "rectified": (n.b, hidden),
-        "attentions": (n.b, n.c + (n.taps if n.taps > 1 else 0)),
-    }
-    if chosen["experts"] > 1:
-        generator |= {"experts' shares": (n.b, chosen["experts"])}
-        generator |= {"mixed": (n.b, n.c, n.taps)}
-    if n.taps > 1:
-        generator |= {"product of attentions": (n.b, n.c, n.taps)}
-    return generator, {"channel taps": (n.b, n.c, n.taps)}
-
-
-# (kept by the generator, taps) of a filter, None where these options have no closed form.
-_GENERATORS: dict[str, Callable[[_Sizes, Mapping[str, Any]], tuple[Shapes, Shapes] | None]] = {
-    "conv": _static,
-    "dwconv": _static,
-    "ddf": _ddf,
-    "ddf_spatial": _ddf_spatial,
-    "ddf_channel": _ddf_channel,
-    "ddf_up": _ddf_up,
-    "involution": _involution,
-    "carafe": _carafe,
-    "carafe_up": _carafe,
-    "dw_weightnet": _dw_weightnet,
-    "dw_condconv": _dw_condconv,
-    "dw_odconv": _dw_odconv,
-}
+    taps = math.prod(check_kernel_size(chosen["kernel_size"]))
+    return Sizes(*shape, shape[1], out, taps)

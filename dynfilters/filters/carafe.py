@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from dynfilters.checks import check_divides, check_odd, check_positive
+from dynfilters.cost import Formulas, Options, Products, Shapes, Sizes, filter_products
 from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DepthwiseFilter, EncoderBranch
 
+ACTIVATION = "softmax"
 PAPER = {
     "paper": "CARAFE: Content-Aware ReAssembly of FEatures",
     "year": 2019,
     "url": "https://arxiv.org/abs/1905.02188",
     "spatial_adaptive": True,
-    "default_activation": "softmax",
+    "default_activation": ACTIVATION,
 }
+
+
+def _products(s: Sizes, options: Options) -> Products:
+    """A compressor on x's grid, an encoder with outputs on y's, one for each tap, the filter."""
+    compressed = options["compressed_channels"]
+    encoder = compressed * options["groups"] * s.k * options["encoder_kernel_size"] ** 2
+    generator = [(s.b * s.c * compressed * s.n, 2), (s.b * encoder * s.m, 2)]
+    return [*generator, *filter_products(s, options)]
+
+
+def _kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes]:
+    """Compressed channels, which the encoder reads."""
+    generator = {"compressed": (s.b, options["compressed_channels"], s.h, s.w)}
+    return generator, {"spatial taps": (s.b, options["groups"], s.k, *s.out)}
 
 
 class _Reassembly(DepthwiseFilter):
@@ -31,7 +47,7 @@ class _Reassembly(DepthwiseFilter):
             self.in_channels,
             groups,
             self.taps,
-            activation="softmax" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             compressed_channels=check_positive("compressed_channels", compressed_channels),
             encoder_kernel_size=check_odd("encoder_kernel_size", encoder_kernel_size),
             encoder_dilation=check_positive("encoder_dilation", encoder_dilation),
@@ -40,7 +56,7 @@ class _Reassembly(DepthwiseFilter):
         )
 
 
-@register_filter("carafe", **PAPER)
+@register_filter("carafe", formulas=Formulas(_products, _kept), **PAPER)
 class Carafe(_Reassembly):
     """CARAFE at scale 1: every position reassembles its neighbourhood by predicted weights.
 
@@ -75,7 +91,7 @@ class Carafe(_Reassembly):
         )
 
 
-@register_filter("carafe_up", upsamples=True, **PAPER)
+@register_filter("carafe_up", formulas=Formulas(_products, _kept), upsamples=True, **PAPER)
 class CarafeUp(_Reassembly):
     """CARAFE upsampling: every place of a scale×scale cell reassembles by weights of its own.
 

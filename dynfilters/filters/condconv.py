@@ -5,16 +5,49 @@ from __future__ import annotations
 from torch import Tensor
 
 from dynfilters.checks import check_divides, check_flag, check_positive
+from dynfilters.cost import (
+    KEEP_THEIR_OUTPUT,
+    Formulas,
+    Options,
+    Products,
+    Shapes,
+    Sizes,
+    conv_products,
+    filter_products,
+)
 from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, ExpertsBranch, Taps
 
+ACTIVATION = "sigmoid"
 PAPER = {
     "paper": "CondConv: Conditionally Parameterized Convolutions for Efficient Inference",
     "year": 2019,
     "url": "https://arxiv.org/abs/1904.04971",
     "channel_adaptive": True,
-    "default_activation": "sigmoid",
+    "default_activation": ACTIVATION,
 }
+
+
+def _routed(s: Sizes, options: Options, weights: int) -> Products:
+    """Routing, and the mixture of the experts' weights."""
+    return [(s.b * s.c * options["experts"], 2), (s.b * options["experts"] * weights, 2)]
+
+
+def _products(s: Sizes, options: Options) -> Products:
+    weights = s.o * s.c // options["groups"] * s.k
+    return [*_routed(s, options, weights), *conv_products(s, options)]
+
+
+def _dw_products(s: Sizes, options: Options) -> Products:
+    return [*_routed(s, options, s.c * s.k), *filter_products(s, options)]
+
+
+def _dw_kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes] | None:
+    """The inputs of one layer behind the mean, and of the mixture of the experts."""
+    if options["activation"] not in KEEP_THEIR_OUTPUT or not options["routing"]:
+        return None
+    generator = {"mean": (s.b, s.c), "routing": (s.b, options["experts"])}
+    return generator, {"channel taps": (s.b, s.c, s.k)}
 
 
 class _Routed:
@@ -38,7 +71,7 @@ class _Routed:
         self._check_like_parameters("guide", guide)
 
 
-@register_filter("condconv", grouped=True, **PAPER)
+@register_filter("condconv", formulas=Formulas(_products), grouped=True, **PAPER)
 class CondConv(_Routed, DenseFilter):
     """CondConv: a dense filter per sample, mixed from experts.
 
@@ -84,7 +117,7 @@ class CondConv(_Routed, DenseFilter):
         self.branches["weight"] = ExpertsBranch(
             in_channels,
             shape,
-            activation="sigmoid" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             experts=check_positive("experts", experts),
             fan_in=in_channels // groups * self.taps,
             bias=check_flag("bias", bias),
@@ -92,7 +125,7 @@ class CondConv(_Routed, DenseFilter):
         )
 
 
-@register_filter("dw_condconv", **PAPER)
+@register_filter("dw_condconv", formulas=Formulas(_dw_products, _dw_kept), **PAPER)
 class DwCondConv(_Routed, DepthwiseFilter):
     """Depth-wise CondConv: a filter per sample and channel, mixed from experts.
 
@@ -118,7 +151,7 @@ class DwCondConv(_Routed, DepthwiseFilter):
         self.branches["channel"] = ExpertsBranch(
             in_channels,
             (in_channels, self.taps),
-            activation="sigmoid" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             experts=check_positive("experts", experts),
             fan_in=self.taps,
             bias=False,

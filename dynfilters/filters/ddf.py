@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dynfilters.checks import check_divides, check_odd
+from dynfilters.cost import Formulas, Options, Products, Shapes, Sizes, filter_products
 from dynfilters.filters.registry import register_filter
 from dynfilters.nn import (
     DepthwiseFilter,
@@ -14,15 +15,75 @@ from dynfilters.nn import (
     nonlinearity_gain,
 )
 
+ACTIVATION = "filter_norm"
 PAPER = {
     "paper": "Decoupled Dynamic Filter Networks",
     "year": 2021,
     "url": "https://arxiv.org/abs/2104.14107",
-    "default_activation": "filter_norm",
+    "default_activation": ACTIVATION,
 }
 
 
-@register_filter("ddf", spatial_adaptive=True, channel_adaptive=True, **PAPER)
+def _squeezed(s: Sizes, options: Options) -> tuple[int, int]:
+    """Channels of the squeeze, and places of a sub-pixel cell, of which each has its own."""
+    cells = options.get("scale", 1) ** 2
+    return max(1, int(s.c * options["squeeze_ratio"])) * cells, cells
+
+
+def _spatial_products(s: Sizes, options: Options) -> Products:
+    """A 1×1 convolution, and the filter."""
+    return [(s.b * s.c * options["groups"] * s.k * s.m, 2), *filter_products(s, options)]
+
+
+def _channel_products(s: Sizes, options: Options) -> Products:
+    """Squeeze and expansion, and the filter."""
+    squeezed, _ = _squeezed(s, options)
+    layers = [(s.b * s.c * squeezed, 2), (s.b * squeezed * s.c * s.k, 2)]
+    return [*layers, *filter_products(s, options)]
+
+
+def _products(s: Sizes, options: Options) -> Products:
+    """What generates both kinds of taps, and one filter of x and both."""
+    generators = _spatial_products(s, options)[:-1] + _channel_products(s, options)[:-1]
+    return [*generators, (s.b * s.c * s.m * s.k, 3)]
+
+
+def _up_products(s: Sizes, options: Options) -> Products:
+    """An encoder, a depth-wise convolution for each place of a cell, comes first."""
+    encoder = s.b * s.c * options["scale"] ** 2 * s.n * options["encoder_kernel_size"] ** 2
+    return [(encoder, 2), *_products(s, options)]
+
+
+def _spatial_kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes]:
+    return {}, {"spatial taps": (s.b, options["groups"], s.k, *s.out)}
+
+
+def _channel_kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes]:
+    squeezed, cells = _squeezed(s, options)
+    generator = {"mean": (s.b, s.c), "squeeze": (s.b, squeezed)}
+    return generator, {"channel taps": (s.b, s.c, s.k, cells)}
+
+
+def _kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes]:
+    (_, spatial), (generator, channel) = _spatial_kept(s, options), _channel_kept(s, options)
+    return generator, spatial | channel
+
+
+def _up_kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes] | None:
+    """The encoder's output is what the 1×1 convolutions read; a guide's sizes are not known."""
+    if options["guide_channels"] is not None:
+        return None
+    generator, taps = _kept(s, options)
+    return {"encoded": (s.b, s.c * options["scale"] ** 2, s.h, s.w), **generator}, taps
+
+
+@register_filter(
+    "ddf",
+    formulas=Formulas(_products, _kept),
+    spatial_adaptive=True,
+    channel_adaptive=True,
+    **PAPER,
+)
 class DDF(DepthwiseFilter):
     """Decoupled dynamic filter: spatial taps times (or plus) channel taps.
 
@@ -60,7 +121,7 @@ class DDF(DepthwiseFilter):
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, combine=combine)
         _check_options(in_channels, groups, squeeze_ratio)
         check_activations(activation, spatial_activation, channel_activation)
-        activation = "filter_norm" if activation is None else activation
+        activation = ACTIVATION if activation is None else activation
         gain = nonlinearity_gain(nonlinearity)
         if "spatial" in self.kinds:
             self.branches["spatial"] = PointwiseBranch(
@@ -81,7 +142,13 @@ class DDF(DepthwiseFilter):
             )
 
 
-@register_filter("ddf_spatial", spatial_adaptive=True, **PAPER)
+@register_filter(
+    "ddf_spatial",
+    formulas=Formulas(_spatial_products, _spatial_kept),
+    without_effect=("combine", "squeeze_ratio", "channel_activation"),
+    spatial_adaptive=True,
+    **PAPER,
+)
 class DDFSpatial(DDF):
     """DDF with its spatial branch alone: taps shared by the channels of a group.
 
@@ -91,7 +158,13 @@ class DDFSpatial(DDF):
     kinds = ("spatial",)
 
 
-@register_filter("ddf_channel", channel_adaptive=True, **PAPER)
+@register_filter(
+    "ddf_channel",
+    formulas=Formulas(_channel_products, _channel_kept),
+    without_effect=("combine", "groups", "spatial_activation"),
+    channel_adaptive=True,
+    **PAPER,
+)
 class DDFChannel(DDF):
     """DDF with its channel branch alone: taps shared by all positions.
 
@@ -101,7 +174,14 @@ class DDFChannel(DDF):
     kinds = ("channel",)
 
 
-@register_filter("ddf_up", spatial_adaptive=True, channel_adaptive=True, upsamples=True, **PAPER)
+@register_filter(
+    "ddf_up",
+    formulas=Formulas(_up_products, _up_kept),
+    spatial_adaptive=True,
+    channel_adaptive=True,
+    upsamples=True,
+    **PAPER,
+)
 class DDFUp(DepthwiseFilter):
     """DDF upsampling: a decoupled dynamic filter for every place of a scale×scale cell.
 
@@ -150,7 +230,7 @@ class DDFUp(DepthwiseFilter):
         _check_options(in_channels, groups, squeeze_ratio)
         check_activations(activation, spatial_activation, channel_activation)
         check_odd("encoder_kernel_size", encoder_kernel_size)
-        activation = "filter_norm" if activation is None else activation
+        activation = ACTIVATION if activation is None else activation
         gain = nonlinearity_gain(nonlinearity)
         self.branches["spatial"] = PointwiseBranch(
             self.guide_channels,

@@ -9,16 +9,73 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynfilters.checks import check_divides, check_positive
+from dynfilters.cost import (
+    KEEP_THEIR_OUTPUT,
+    Formulas,
+    Options,
+    Products,
+    Shapes,
+    Sizes,
+    conv_products,
+    filter_products,
+)
 from dynfilters.filters.registry import register_filter
 from dynfilters.nn import AttentionsBranch, DenseFilter, DepthwiseFilter, Taps, fusion
+from dynfilters.nn.branches import LEAST_HIDDEN
 
+ACTIVATION = "sigmoid"
 PAPER = {
     "paper": "Omni-Dimensional Dynamic Convolution",
     "year": 2022,
     "url": "https://arxiv.org/abs/2209.07947",
     "channel_adaptive": True,
-    "default_activation": "sigmoid",
+    "default_activation": ACTIVATION,
 }
+
+
+def _hidden(s: Sizes, options: Options) -> int:
+    return max(LEAST_HIDDEN, s.c // options["reduction"])
+
+
+def _attended(s: Sizes, options: Options, outputs: int, weights: int) -> Products:
+    """A hidden vector, the attentions, and the mixture of several experts' weights."""
+    hidden, experts = _hidden(s, options), options["experts"]
+    attentions = s.c + outputs + (s.k if s.k > 1 else 0)
+    products = [(s.b * s.c * hidden, 2), (s.b * hidden * attentions, 2)]
+    if experts > 1:
+        products += [(s.b * hidden * experts, 2), (s.b * experts * weights, 2)]
+    return products
+
+
+def _products(s: Sizes, options: Options) -> Products:
+    """Attentions to channels, taps and outputs, these unless each channel has its own kernel."""
+    groups = options["groups"]
+    outputs = 0 if groups == s.o == s.c else s.o
+    weights = s.o * s.c // groups * s.k
+    return [*_attended(s, options, outputs, weights), *conv_products(s, options)]
+
+
+def _dw_products(s: Sizes, options: Options) -> Products:
+    return [*_attended(s, options, 0, s.c * s.k), *filter_products(s, options)]
+
+
+def _dw_kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes] | None:
+    """Two layers behind the mean, a normalization between them, and products of attentions."""
+    if options["activation"] not in KEEP_THEIR_OUTPUT:
+        return None
+    hidden = _hidden(s, options)
+    generator = {
+        "mean": (s.b, s.c),
+        "input of the normalization": (s.b, hidden),
+        "statistics": (4 if s.b > 1 else 2, hidden),  # of one sample only the running ones
+        "rectified": (s.b, hidden),
+        "attentions": (s.b, s.c + (s.k if s.k > 1 else 0)),
+    }
+    if options["experts"] > 1:
+        generator |= {"experts' shares": (s.b, options["experts"]), "mixed": (s.b, s.c, s.k)}
+    if s.k > 1:
+        generator |= {"product of attentions": (s.b, s.c, s.k)}
+    return generator, {"channel taps": (s.b, s.c, s.k)}
 
 
 class _Attended:
@@ -42,7 +99,7 @@ def _checked_temperature(value: float) -> float:
     return value
 
 
-@register_filter("odconv", grouped=True, **PAPER)
+@register_filter("odconv", formulas=Formulas(_products), grouped=True, **PAPER)
 class ODConv(_Attended, DenseFilter):
     """ODConv: a dense filter per sample, from attentions to each axis of its experts.
 
@@ -97,7 +154,7 @@ class ODConv(_Attended, DenseFilter):
             in_channels,
             (groups, outputs, inputs, self.taps),
             (self.out_channels, inputs, *self.kernel_size),
-            activation="sigmoid" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             experts=check_positive("experts", experts),
             reduction=check_positive("reduction", reduction),
             temperature=_checked_temperature(temperature),
@@ -149,7 +206,7 @@ def _per_channel(attention: Tensor, x: Tensor) -> Tensor:
     return attention.reshape(x.shape[0], x.shape[1], 1, 1).to(x.dtype)
 
 
-@register_filter("dw_odconv", **PAPER)
+@register_filter("dw_odconv", formulas=Formulas(_dw_products, _dw_kept), **PAPER)
 class DwODConv(_Attended, DepthwiseFilter):
     """Depth-wise ODConv: a filter per sample and channel, from attentions to its experts.
 
@@ -177,7 +234,7 @@ class DwODConv(_Attended, DepthwiseFilter):
             in_channels,
             (in_channels, 1, 1, self.taps),
             (in_channels, self.taps),
-            activation="sigmoid" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             experts=check_positive("experts", experts),
             reduction=check_positive("reduction", reduction),
             temperature=_checked_temperature(temperature),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from dynfilters.cost import Formulas
+from dynfilters.nn import DepthwiseFilter
 from dynfilters.registry import Registry
 
 # What every factory takes; its other parameters are the filter's options.
@@ -51,17 +53,27 @@ class FilterInfo:
 class _Entry:
     factory: Callable[..., nn.Module]
     info: FilterInfo
+    formulas: Formulas
+    without_effect: frozenset[str]
 
 
 _filters: Registry[_Entry] = Registry("filter")
 
 
-def register_filter(name: str, **facts) -> Callable:
+def register_filter(
+    name: str,
+    *,
+    formulas: Formulas | None = None,
+    without_effect: Iterable[str] = (),
+    **facts,
+) -> Callable:
     """Decorator: a module class, or a function that makes modules, joins the zoo as `name`.
 
     It must take `in_channels`, and may take `out_channels, kernel_size, stride, dilation,
     activation`; its other parameters are its options. `facts` are fields of `FilterInfo`; the
-    summary is the first line of the docstring unless given. `ValueError` if the name is taken.
+    summary is the first line of the docstring unless given. `formulas` are closed forms of its
+    cost, `without_effect` are options that it accepts for the sake of its relatives, and that
+    change nothing. `ValueError` if the name is taken.
 
     >>> import dynfilters
     >>> @dynfilters.register_filter("blur_doctest", spatial_adaptive=False)
@@ -83,7 +95,8 @@ def register_filter(name: str, **facts) -> Callable:
                 **facts,
             }
         )
-        _filters.register(name, _Entry(factory, info))
+        entry = _Entry(factory, info, formulas or Formulas(), frozenset(without_effect))
+        _filters.register(name, entry)
         return factory
 
     return register
@@ -122,6 +135,22 @@ def list_filters(pattern: str = "*", **traits: bool) -> list[str]:
 def filter_info(name: str) -> FilterInfo:
     """The facts of the filter called `name`; `UnknownNameError` (a `KeyError`) if none is."""
     return _filters.get(name).info
+
+
+def filter_formulas(name: str) -> Formulas:
+    """Returns the closed forms of the filter's cost, as far as it has any."""
+    return _filters.get(name).formulas
+
+
+def options_without_effect(name: str) -> frozenset[str]:
+    """Returns the options that the filter accepts, and that change nothing."""
+    return _filters.get(name).without_effect
+
+
+def is_depthwise(name: str) -> bool:
+    """Returns whether a 1×1 convolution behind the filter makes other out_channels."""
+    factory = _filters.get(name).factory
+    return isinstance(factory, type) and issubclass(factory, DepthwiseFilter)
 
 
 def filter_classes() -> tuple[type[nn.Module], ...]:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dynfilters.checks import check_divides, check_flag
+from dynfilters.cost import Formulas, Options, Shapes, Sizes, conv_products, filter_products
 from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, Taps, check_activations
 from dynfilters.nn.linear import Conv2d
+
+
+def _kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes]:
+    """Nothing beside x: weights are parameters."""
+    return {}, {}
+
+
+def _float32_copies(s: Sizes, options: Options, dtype: str) -> int:
+    """Copies of x and the weights in float32, in which it runs if it is dilated and bfloat16."""
+    if dtype != "bfloat16" or (options.get("dilation") or 1) == 1:
+        return 0
+    return (4 - 2) * s.b * s.c * s.n + 4 * s.c * s.k
 
 
 class _Static:
@@ -35,7 +48,12 @@ class _Static:
         return None if parameter is None else parameter.expand(x.shape[0], *parameter.shape)
 
 
-@register_filter("conv", grouped=True, summary="Static dense convolution, the baseline.")
+@register_filter(
+    "conv",
+    formulas=Formulas(conv_products, _kept),
+    grouped=True,
+    summary="Static dense convolution, the baseline.",
+)
 class Conv(_Static, DenseFilter):
     """y[b,o] = Σ_c w[o,c] ∗ x[b,c] (+ bias): `torch.nn.Conv2d` with padding dilation·(k//2).
 
@@ -73,7 +91,11 @@ class Conv(_Static, DenseFilter):
         return self.conv(x)
 
 
-@register_filter("dwconv", summary="Static depth-wise convolution, the baseline of its family.")
+@register_filter(
+    "dwconv",
+    formulas=Formulas(filter_products, _kept, _float32_copies),
+    summary="Static depth-wise convolution, the baseline of its family.",
+)
 class DwConv(_Static, DepthwiseFilter):
     """y[b,c] = w[c] ∗ x[b,c] (+ bias), then the 1×1 convolution if out_channels differs.
 

@@ -5,20 +5,57 @@ from __future__ import annotations
 from torch import Tensor
 
 from dynfilters.checks import check_divides, check_flag, check_positive
+from dynfilters.cost import (
+    KEEP_THEIR_OUTPUT,
+    Formulas,
+    Options,
+    Products,
+    Shapes,
+    Sizes,
+    conv_products,
+    filter_products,
+)
 from dynfilters.filters.registry import register_filter
 from dynfilters.nn import DenseFilter, DepthwiseFilter, GroupedFCBranch
 
+ACTIVATION = "sigmoid"
 PAPER = {
     "paper": "WeightNet: Revisiting the Design Space of Weight Networks",
     "year": 2020,
     "url": "https://arxiv.org/abs/2007.11823",
     "channel_adaptive": True,
-    "default_activation": "sigmoid",
+    "default_activation": ACTIVATION,
 }
 
 
 def _gap_channels(given: int | None, in_channels: int) -> int:
     return max(16, in_channels // 16) if given is None else check_positive("gap_channels", given)
+
+
+def _layers(s: Sizes, options: Options, hidden: int, weights: int) -> Products:
+    """Three layers, the last one in groups: m/g hidden units make a weight."""
+    gap, units = _gap_channels(options["gap_channels"], s.c), options["m"] // options["g"]
+    last = s.b * weights * units if units > 1 else 0  # else no sum, but a scaling
+    return [(s.b * s.c * gap, 2), (s.b * gap * hidden, 2), (last, 2)]
+
+
+def _products(s: Sizes, options: Options) -> Products:
+    layers = _layers(s, options, options["m"] * s.o, s.o * s.c * s.k)
+    return [*layers, *conv_products(s, options)]
+
+
+def _dw_products(s: Sizes, options: Options) -> Products:
+    hidden = options["m"] // options["g"] * s.c
+    return [*_layers(s, options, hidden, s.c * s.k), *filter_products(s, options)]
+
+
+def _dw_kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes] | None:
+    """The inputs of three layers behind the mean."""
+    if options["activation"] not in KEEP_THEIR_OUTPUT or not options["reduce"]:
+        return None
+    gap, hidden = _gap_channels(options["gap_channels"], s.c), options["m"] // options["g"] * s.c
+    generator = {"mean": (s.b, s.c), "descriptor": (s.b, gap), "hidden units": (s.b, hidden)}
+    return generator, {"channel taps": (s.b, s.c, s.k)}
 
 
 class _Described:
@@ -38,7 +75,7 @@ class _Described:
         self._check_like_parameters("guide", guide)
 
 
-@register_filter("weightnet", **PAPER)
+@register_filter("weightnet", formulas=Formulas(_products), **PAPER)
 class WeightNet(_Described, DenseFilter):
     """WeightNet: a dense filter per sample, from a grouped fully connected layer.
 
@@ -75,7 +112,7 @@ class WeightNet(_Described, DenseFilter):
         self.branches["weight"] = GroupedFCBranch(
             in_channels,
             (self.out_channels, in_channels, *self.kernel_size),
-            activation="sigmoid" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             gap_channels=_gap_channels(gap_channels, in_channels),
             hidden=m * self.out_channels,
             groups=g * self.out_channels,
@@ -83,7 +120,7 @@ class WeightNet(_Described, DenseFilter):
         )
 
 
-@register_filter("dw_weightnet", **PAPER)
+@register_filter("dw_weightnet", formulas=Formulas(_dw_products, _dw_kept), **PAPER)
 class DwWeightNet(_Described, DepthwiseFilter):
     """Depth-wise WeightNet: a filter per sample and channel.
 
@@ -115,7 +152,7 @@ class DwWeightNet(_Described, DepthwiseFilter):
         self.branches["channel"] = GroupedFCBranch(
             in_channels,
             (in_channels, self.taps),
-            activation="sigmoid" if activation is None else activation,
+            activation=ACTIVATION if activation is None else activation,
             gap_channels=_gap_channels(gap_channels, in_channels),
             hidden=m // g * in_channels,
             groups=in_channels,

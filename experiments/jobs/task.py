@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dynfilters
-
-# Options that a filter accepts for the sake of its relatives, and that change nothing.
-WITHOUT_EFFECT = {
-    "ddf_spatial": frozenset({"combine", "squeeze_ratio", "channel_activation"}),
-    "ddf_channel": frozenset({"combine", "groups", "spatial_activation"}),
-}
+from dynfilters.filters.registry import options_without_effect
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Task:
 def canonical_filter(options: Mapping[str, Any]) -> dict[str, Any]:
     """The canonical form of `create_filter`'s keywords. `KeyError` if the name is unknown."""
     info = dynfilters.filter_info(options["name"])
-    idle = WITHOUT_EFFECT.get(options["name"], frozenset())
+    idle = options_without_effect(options["name"])
     full = {**info.options, **{key: value for key, value in options.items() if key not in idle}}
     given = {key: full.pop(key) for key in list(full) if key.endswith("activation")}
     if info.default_activation is not None:

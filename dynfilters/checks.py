@@ -15,7 +15,7 @@ def _is_integer(value: object) -> bool:
 
 
 def is_positive(value: object) -> bool:
-    """Whether `value` is an integer of at least 1."""
+    """Returns whether `value` is an integer of at least 1."""
     return _is_integer(value) and value >= 1
 
 
@@ -76,7 +76,7 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def is_autocast(tensor: Tensor) -> bool:
-    """Whether `torch.autocast` is on where `tensor` is; never on devices that know none."""
+    """Returns whether `torch.autocast` is on for the device of `tensor`."""
     kind = tensor.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 

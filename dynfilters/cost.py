@@ -54,7 +54,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Sizes(NamedTuple):
-    """What closed forms are made of: x is (b, c, h, w), y is (b, o, *out), a filter has k taps."""
+    """Sizes in closed forms: x is (b, c, h, w), y is (b, o, *out), a filter has k taps."""
 
     b: int
     c: int

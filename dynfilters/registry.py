@@ -1,4 +1,4 @@
-"""Names to things: lookups fail with suggestions, duplicates raise."""
+"""Registries of names: lookups fail with suggestions, duplicates raise."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _kept(s: Sizes, options: Options) -> tuple[Shapes, Shapes]:
 
 
 class _Reassembly(DepthwiseFilter):
-    """What both share: the kernel prediction module, and the check of its options."""
+    """The kernel prediction module of both, and the check of its options."""
 
     def _predict(
         self,

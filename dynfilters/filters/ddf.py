@@ -43,7 +43,7 @@ def _channel_products(s: Sizes, options: Options) -> Products:
 
 
 def _products(s: Sizes, options: Options) -> Products:
-    """What generates both kinds of taps, and one filter of x and both."""
+    """The generators of both kinds of taps, and one filter of x and both."""
     generators = _spatial_products(s, options)[:-1] + _channel_products(s, options)[:-1]
     return [*generators, (s.b * s.c * s.m * s.k, 3)]
 
@@ -252,7 +252,7 @@ class DDFUp(DepthwiseFilter):
         )
 
     def guides(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
-        """As published, the guide says where (spatial taps), x says what (channel taps)."""
+        """The guide generates spatial taps, x channel taps, as published."""
         return {**super().guides(x, guide), "channel": x}
 
 

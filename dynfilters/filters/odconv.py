@@ -174,7 +174,7 @@ class ODConv(_Attended, DenseFilter):
         return self.apply_taps(x, self.generate(x, guide))
 
     def _favours_features(self, x: Tensor) -> bool:
-        """Whether x and y are smaller than two kernels; in compiled code yes, for all sizes."""
+        """Returns whether x and y are smaller than two kernels; True in compiled code."""
         if torch.compiler.is_compiling():
             return True
         positions = x.shape[2] * x.shape[3]

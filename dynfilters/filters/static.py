@@ -24,7 +24,7 @@ def _float32_copies(s: Sizes, options: Options, dtype: str) -> int:
 
 
 class _Static:
-    """What both share: a `torch.nn.Conv2d`, which `forward` calls directly.
+    """A `torch.nn.Conv2d` as a filter, which `forward` calls directly.
 
     Its filters as taps are the same for every sample and whatever the guide.
     """

@@ -35,7 +35,7 @@ _LASTS = {"cpu": "some ten seconds", "cuda": "a minute or more"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be compiled, by what, and for what."""
+    """A compilation: the compiler, the sources, and the target."""
 
     device: str
     compiler: Compiler
@@ -183,7 +183,7 @@ def _compile(wanted: Plan, path: Path, notes: Sequence[str]) -> Library:
 
 
 def _copy_sources(wanted: Plan, directory: Path) -> None:
-    """What is compiled is what was hashed, even if somebody edits the sources meanwhile."""
+    """Copies the sources, and checks their hash: they may be edited during the compilation."""
     for file in toolchain.files(wanted.device):
         copy = directory / file
         copy.parent.mkdir(parents=True, exist_ok=True)

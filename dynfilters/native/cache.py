@@ -1,4 +1,4 @@
-"""The directory of compiled libraries: whom it is trusted from, what is in it, what fits.
+"""The cache of compiled libraries: which folders are trusted, and which library fits.
 
 Beside each library NAME.so lies NAME.json, its facts:
 
@@ -50,7 +50,7 @@ def directories() -> list[Path]:
 
 
 def distrust(path: Path) -> str | None:
-    """Why code found at `path` must not be run: somebody else could have put it there.
+    """Returns why code at `path` must not be run, if another user could have put it there.
 
     As it is spelled, and with its links followed: who can rename a folder of either way, or change
     a link, can put another in the place of all below.
@@ -72,7 +72,9 @@ def distrust(path: Path) -> str | None:
 
 
 def _within_reach(facts: os.stat_result, parent: bool = False, link: bool = False) -> str | None:
-    """Who else can change what is there; a parent folder may also be sticky, or a private group's.
+    """Returns which other users can change a file or folder, or None.
+
+    A parent folder may also be sticky, or writable for a private group.
 
     Above it, owners that this system does not know, as outside of a container, are nobody here.
     """
@@ -88,7 +90,7 @@ def _within_reach(facts: os.stat_result, parent: bool = False, link: bool = Fals
 
 
 def _is_private(gid: int) -> bool:
-    """Whether this user alone is in the group, as many systems have one for each user."""
+    """Returns whether the group has no other member: many systems have one for each user."""
     import grp
     import pwd
 
@@ -126,10 +128,10 @@ def writable_directory(candidates: list[Path]) -> Path:
 
 
 def find(device: str, key: str | None, candidates: list[Path]) -> tuple[Library | None, list[str]]:
-    """The best library for `device`, and what was passed over and why.
+    """Returns the best library for `device`, and notes on those that were passed over.
 
-    That called `key` comes first: it was compiled here, by the compiler that is here now. Then
-    those made ahead of use, the most demanding first. Without a `key`, because there is no
+    The one called `key` comes first: this machine's compiler, as it is now, made it. Then
+    libraries made ahead of use, the most demanding first. Without a `key`, because there is no
     compiler, whatever runs here will do.
     """
     found, notes = [], []
@@ -153,7 +155,7 @@ def find(device: str, key: str | None, candidates: list[Path]) -> tuple[Library 
 
 
 def load_verified(path: Path) -> Library | None:
-    """The library at `path`, if it is there, undamaged, with its facts."""
+    """Returns the library at `path` if its hash is right and nobody else can write it, or None."""
     library = _read(path.with_suffix(".json"))
     return library if library and integrity_error(library) is None else None
 
@@ -167,7 +169,7 @@ def _read(file: Path) -> Library | None:
 
 
 def misfit(library: Library, device: str) -> str | None:
-    """Why a library is not for this version of dynfilters, or cannot run on this machine."""
+    """Returns why a library is of another version, or cannot run on this machine, or None."""
     facts = library.facts
     if facts.get("recipe") != toolchain.recipe(device):
         return "was built from other sources"
@@ -184,7 +186,7 @@ def misfit(library: Library, device: str) -> str | None:
 
 
 def integrity_error(library: Library) -> str | None:
-    """Why the file is not what was compiled: cut short, changed, or within others' reach."""
+    """Returns why the file may not be what was compiled: damaged, or writable by others."""
     try:
         content = library.path.read_bytes()
     except OSError as error:

@@ -27,7 +27,7 @@ KEYS = {"cpu": "CPU", "cuda": "CUDA"}  # the dispatcher's names
 
 @dataclass(frozen=True)
 class Status:
-    """What is live on a device, and why.
+    """The backend of a device, and why it is that one.
 
     Attributes:
         backend: "native", "reference", or "undecided" before the first use.
@@ -50,7 +50,7 @@ _lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    """Another thread may have held the lock as the process forked, and is not in the child."""
+    """Renews the lock: a thread that held it as the process forked is not in the child."""
     global _lock
     _lock = threading.Lock()
 
@@ -60,15 +60,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def status(device: str = "cpu") -> Status:
-    """What is live on `device`, without deciding it."""
+    """Returns the backend of `device`, without deciding it."""
     return _status.get(device) or Status("reference", "there is no native library for this device")
 
 
 def ensure_loaded(device: str) -> bool:
-    """Loads the native library for `device`, compiling it if need be; whether it is live since.
+    """Loads the native library for `device`, compiling it if need be.
 
-    False from the second time on. `RuntimeError`, every time, if DYNFILTERS_BACKEND demands
-    native kernels that cannot be had; `ValueError` if it is neither "native" nor "reference".
+    Returns whether that was now, and succeeded: False from the second time on. `RuntimeError`,
+    every time, if DYNFILTERS_BACKEND demands native kernels that cannot be had; `ValueError` if it
+    is neither "native" nor "reference".
     """
     state = _status.get(device)
     if state is None:
@@ -82,7 +83,7 @@ def ensure_loaded(device: str) -> bool:
 
 
 def select_backend(device: str) -> Status:
-    """Returns what is live on `device`, and decides it first if need be. At most warns."""
+    """Returns the backend of `device`, and decides it first if need be. At most warns."""
     if status(device) is not _UNDECIDED:
         return status(device)
     with _lock:
@@ -134,6 +135,6 @@ def _load(device: str, library: Library) -> None:
 
 
 def is_live(device: str, *ops: str) -> bool:
-    """Whether the dispatcher goes to native kernels on `device` for all of `ops`."""
+    """Returns whether all of `ops` run native kernels on `device`."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return device in KEYS and all(has(f"dynfilters::{op}", KEYS[device]) for op in ops)

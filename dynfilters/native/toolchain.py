@@ -1,4 +1,4 @@
-"""Compilers, flags and processors: what a native library is made with, and what for."""
+"""Compilers, their flags, and the processors that they compile for."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FLAGS = {
     "cuda": f"{_COMMON} -O3 -Xcompiler -fPIC,-fvisibility=hidden".split(),
 }
 LINK = {
-    # On Linux a symbol that nobody defines is an error here, not in the user's process.
+    # On Linux an undefined symbol is an error at link time, not in the user's process.
     "cpu": ["-shared", *(["-Wl,-z,defs"] if platform.system() == "Linux" else [])],
-    # Those of libtorch_cuda stay open: a torch without CUDA can link this too.
+    # Symbols of libtorch_cuda stay undefined, so that a torch without CUDA can link this too.
     "cuda": ["-shared", "-cudart", "static"],
 }
-# Instruction sets: what the operating system calls them, and what people do.
+# Instruction sets: the operating system's name, and the usual one.
 FEATURES = {
     "avx2": "AVX2",
     "fma": "FMA",
@@ -49,7 +49,7 @@ _ALIASES = {"sse3": "pni", "lzcnt": "abm", "bmi": "bmi1"}
 
 
 class BuildError(RuntimeError):
-    """There is no native library, and why; `advice` is what to do about it."""
+    """A native library could not be had; the message says why, `advice` what to do about it."""
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
@@ -58,7 +58,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Compiler:
-    """How a compiler is called, and what it says it is."""
+    """The command of a compiler, and the version that it prints."""
 
     command: tuple[str, ...]
     version: str
@@ -79,7 +79,7 @@ def find_compiler(device: str) -> Compiler:
 
 
 def _ask(command: list[str]) -> str:
-    """What a compiler prints, without compiling; `BuildError` if it does not."""
+    """Returns what the command of a compiler prints; `BuildError` if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=min(60, timeout()))
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -154,7 +154,7 @@ def files(device: str) -> list[Path]:
 
 
 def units(device: str) -> list[Path]:
-    """Those of `files(device)` that are compiled, each by itself."""
+    """Returns the files among `files(device)` that are compiled, each by itself."""
     suffix = {"cpu": ".cpp", "cuda": ".cu"}[device]
     if found := [file for file in files(device) if file.suffix == suffix]:
         return found
@@ -188,7 +188,7 @@ def processor() -> tuple[str, frozenset[str]]:
 
 
 def instruction_sets(compiler: Compiler, march: str) -> list[str]:
-    """What a processor must have to run code compiled with -march=`march`."""
+    """Returns the instruction sets that code compiled with -march=`march` needs."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return sorted(processor()[1])  # nothing finer than: as this one
     macros = _ask([*compiler.command, f"-march={march}", "-dM", "-E", "-x", "c++", os.devnull])
@@ -199,7 +199,7 @@ def instruction_sets(compiler: Compiler, march: str) -> list[str]:
 
 
 def missing_instruction_sets(required: Sequence[str]) -> list[str]:
-    """Those of `required` that this processor lacks, as far as it is known what it has."""
+    """Returns the required instruction sets that this processor lacks; none where it lists none."""
     have = {name.replace("_", "") for name in processor()[1]}
     return [name for name in required if have and name.replace("_", "") not in have]
 
@@ -233,7 +233,7 @@ def architectures(text: str | None = None) -> list[str]:
 
 
 def capabilities() -> list[tuple[int, int]]:
-    """Of every GPU that is here."""
+    """Returns the compute capability of every GPU of this machine."""
     return [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
 
 
@@ -250,7 +250,7 @@ def generate_code(arch: Sequence[str]) -> list[str]:
 
 
 def serves(arch: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether code for one of the architectures runs on a GPU of that capability.
+    """Returns whether code for one of the architectures runs on a GPU of that capability.
 
     Machine code runs on the same major version from its own minor one up, "a" code on its own
     version alone, and +PTX is translated for anything newer.

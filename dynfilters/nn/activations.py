@@ -1,4 +1,4 @@
-"""What happens to numbers that a branch generated, before they act as a filter.
+"""Activations of generated numbers, before these act as a filter.
 
 Every activation maps raw (B, n, K, *) to (B, n, K, *): n filters of K taps each, the taps on
 axis 2, any number of axes behind.

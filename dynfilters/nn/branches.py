@@ -87,7 +87,7 @@ class PointwiseBranch(TapsBranch):
         return self.arrange(self.conv(guide))
 
     def arrange(self, logits: Tensor) -> Tensor:
-        """What the 1×1 convolution gives, (B, scale²·groups·taps, H_out, W_out), as taps."""
+        """Returns logits (B, scale²·groups·taps, H_out, W_out) in the layout of taps."""
         s = self.scale
         if s == 1:  # a view, for less than rearrange takes to find that out
             batch, outputs, height, width = logits.shape
@@ -406,7 +406,7 @@ class AttentionsBranch(nn.Module):
 
 
 def _sizes(grid: tuple[int, int, int, int]) -> dict[str, int]:
-    """How many entries c, s and f have, without those that are left out."""
+    """Returns the number of entries of c, s and f, without those that are left out."""
     groups, outputs, inputs, taps = grid
     sizes = {"channel": groups * inputs}
     if taps > 1:

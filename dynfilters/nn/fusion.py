@@ -40,7 +40,7 @@ _filter2d_activated = torch.ops.dynfilters.filter2d_activated.default
 
 
 class _State(NamedTuple):
-    """What a decision assumed of a module: its type, and `read(vars(module)) == expected`."""
+    """A module as a decision found it: its type, and `read(vars(module)) == expected`."""
 
     module: nn.Module
     kind: type
@@ -49,7 +49,7 @@ class _State(NamedTuple):
 
 
 class _Methods(NamedTuple):
-    """The methods that a decision assumed: `look_up(type(module)) == found`, none replaced."""
+    """Methods as a decision found them: `look_up(type(module)) == found`, none replaced."""
 
     module: nn.Module | None  # None for the layer itself, which would keep itself alive
     look_up: Callable[[type], Any]
@@ -71,7 +71,7 @@ def _methods(module: nn.Module, *names: str) -> _Methods:
 
 
 class Fusion:
-    """How a layer runs by fewer ops, for as long as `holds` is true.
+    """A decision that a layer runs by fewer ops; valid for as long as `holds` is true.
 
     Attributes:
         options: the activations, as `filter2d_activated` takes them.
@@ -270,7 +270,7 @@ def options(branches: nn.ModuleDict) -> dict[str, Any] | None:
 
 
 def is_not_overridden(module: nn.Module, *methods: Callable) -> bool:
-    """Whether the module has these very methods: not overridden, nor replaced on the instance."""
+    """Returns whether the module has these very methods, not overridden by class or instance."""
     for method in methods:
         name = method.__name__
         if getattr(type(module), name) is not method or name in vars(module):
@@ -286,7 +286,7 @@ def runs_unseen(module: nn.Module, forward: Callable) -> bool:
 
 
 def would_round(x: Tensor, raw: dict[str, Tensor]) -> bool:
-    """Whether autocast would round taps before their activation rather than behind it."""
+    """Returns whether autocast would round taps before their activation rather than behind it."""
     return is_autocast(x) and any(taps.dtype == torch.float32 for taps in raw.values())
 
 
@@ -319,14 +319,14 @@ def _is_ddf(branches: nn.ModuleDict) -> bool:
 
 
 def _is_projection(conv: nn.Module) -> bool:
-    """Whether it is a 1×1 convolution, and nobody sees its calls."""
+    """Returns whether it is a 1×1 convolution without hooks."""
     if type(conv) not in (Conv2d, nn.Conv2d) or _is_watched(conv):
         return False
     return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
 
 
 def _is_layer(linear: nn.Module) -> bool:
-    """Whether it is one fully connected layer, and nobody sees its calls."""
+    """Returns whether it is one fully connected layer without hooks."""
     return type(linear) is GroupedLinear and not _is_watched(linear) and linear.groups == 1
 
 
@@ -350,9 +350,9 @@ def _normalized(kind: str, norm: FilterNorm) -> dict[str, Any] | None:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether anybody sees calls of the module, or makes them do something else.
+    """Returns whether hooks observe or change calls of the module, or `forward` is replaced.
 
-    A forward hook whose `asleep` is true has said that it does neither at present.
+    A forward hook whose `asleep` is true does neither at present.
     """
     if module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module):
         return True

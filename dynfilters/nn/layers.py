@@ -23,7 +23,7 @@ from dynfilters.ops.reference import COMBINE
 
 
 class Taps(NamedTuple):
-    """What a filter's branches generated, each a tensor or None.
+    """The filters that branches generated, each a tensor or None.
 
     | field | shape | applied by |
     | --- | --- | --- |
@@ -55,7 +55,7 @@ def _with_own_code(function: FunctionType) -> FunctionType:
 
 
 def _first_parameter(module: nn.Module) -> nn.Parameter | None:
-    """That of `module.parameters()`, which takes longer to begin than some layers to run."""
+    """Returns the first of `module.parameters()`, without the cost of its generators."""
     for parameter in module._parameters.values():
         if parameter is not None:
             return parameter
@@ -132,7 +132,7 @@ class DynamicFilter(nn.Module):
         return Taps(**{n: self.branches[n](seen) for n, seen in self.guides(x, guide).items()})
 
     def guides(self, x: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
-        """What each branch generates from, once x and the guide have been checked."""
+        """Returns what each branch generates from, once x and the guide have been checked."""
         self.check_x(x)
         guide = x if guide is None else guide
         self.check_guide(x, guide)

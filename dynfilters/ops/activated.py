@@ -32,7 +32,7 @@ from dynfilters.ops.activations import (
     activate_backward,
     activate_backward_std,
     epsilon,
-    widened,
+    to_acc,
 )
 from dynfilters.ops.filter2d import backend, check_operands, forward_fake
 from dynfilters.ops.reference import Geometry, filter2d_reference, is_transformed, layout
@@ -61,7 +61,7 @@ Operands = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]  # x, spat
 
 
 class Options(NamedTuple):
-    """What the ops take besides tensors, in the order of the schemas."""
+    """The arguments of the ops besides tensors, in the order of the schemas."""
 
     kernel_size: tuple[int, int]
     stride: int
@@ -193,7 +193,7 @@ def _check_std(channel: Tensor | None, channel_std: Tensor, options: Options) ->
 
 
 def _checked(options: Sequence) -> Options:
-    """As the dispatcher passes them, with a kernel size that was checked."""
+    """Returns what the dispatcher passes as `Options`, and checks the kernel size."""
     return Options(check_kernel_size(options[0]), *options[1:])
 
 
@@ -225,7 +225,7 @@ def _reference(tensors: Operands, options: Options) -> Tensor:
 
 
 def _formula(tensors: Operands, options: Options) -> Tensor:
-    """The same without an op of our own, which not all of PyTorch can look into."""
+    """Returns y by operations of PyTorch alone, which `torch.func` can transform."""
     geometry = Geometry(*options.geometry)
     y = filter2d_reference(*_activated(*tensors, options), **geometry._asdict())
     return y.to(tensors[0].dtype)
@@ -235,14 +235,14 @@ def _activated(x, spatial, channel, channel_std, options) -> tuple:
     """The operands of `filter2d`: in float32 for half types, so that taps are not rounded."""
     how_spatial, how_channel = _activations(channel_std, options)
     return (
-        widened(x),
+        to_acc(x),
         None if spatial is None else activate(spatial, *how_spatial),
         None if channel is None else activate(channel, *how_channel),
     )
 
 
 def _activations(channel_std: Tensor | None, options: Options) -> tuple[tuple, tuple]:
-    """What `activate` takes behind spatial and behind channel taps."""
+    """Returns the arguments of `activate` behind the taps, for spatial and for channel ones."""
     return (
         (options.spatial_activation, options.spatial_gain, None, options.eps),
         (options.channel_activation, options.channel_gain, channel_std, options.eps),
@@ -257,7 +257,7 @@ def _gradients(
     operands = _activated(*tensors, options)
     mask = wanted[0], wanted[1], wanted[2] or wanted[3]
     grad_x, grad_s, grad_c = torch.ops.dynfilters.filter2d_backward(
-        widened(grad), *operands, *options.geometry, *mask
+        to_acc(grad), *operands, *options.geometry, *mask
     )
     how_spatial, how_channel = _activations(channel_std, options)
     found = [
@@ -274,7 +274,7 @@ def _gradients(
 
 
 def _is_native(op: str, device: torch.device) -> bool:
-    """Whether a native library, loaded now if none has been yet, has the op for the device."""
+    """Returns whether the op is native on the device; loads the library if need be."""
     loader.ensure_loaded(device.type)
     return backend(device, op) == "native"
 
@@ -331,13 +331,13 @@ torch.library.register_autograd("dynfilters::filter2d_activated_backward", _refu
 
 @register_flop_formula(torch.ops.dynfilters.filter2d_activated)
 def _forward_flops(*args, out_shape=None, **kwargs) -> int:
-    """Those of `filter2d`."""
+    """Returns the operations of `filter2d`; activations are not counted."""
     return _flops(out_shape, args[4])
 
 
 @register_flop_formula(torch.ops.dynfilters.filter2d_activated_backward)
 def _backward_flops(grad_shape, *args, **kwargs) -> int:
-    """Those of `filter2d_backward`."""
+    """Returns the operations of `filter2d_backward`; activations are not counted."""
     want_x, want_spatial, want_channel, want_std = args[-4:]
     return _flops(grad_shape, args[4]) * (want_x + want_spatial + (want_channel or want_std))
 

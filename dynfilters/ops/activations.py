@@ -1,7 +1,7 @@
 """Activations of taps as plain functions, with their gradients.
 
-Each maps raw taps (B, n, K, *) to as many, the taps on axis 2. Half types are widened: what
-comes out is float32 for them. All of it can be differentiated, the gradients too.
+Each maps raw taps (B, n, K, *) to as many, the taps on axis 2. The result is
+float32 for half types. All of it can be differentiated, the gradients too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dynfilters.ops.reference import HALF
+from dynfilters.ops.reference import to_acc
 
 ACTIVATIONS = ("identity", "sigmoid", "softmax", "tanh", "filter_norm")
 
@@ -32,11 +32,6 @@ def epsilon(eps: float, dtype: torch.dtype) -> float:
     return max(eps, SMALLEST_EPSILON.get(dtype, 0.0))
 
 
-def widened(tensor: Tensor) -> Tensor:
-    """In float32 if it is of a half type."""
-    return tensor.float() if tensor.dtype in HALF else tensor
-
-
 def aligned(parameter: Tensor, taps: Tensor) -> Tensor:
     """(n, K[, P]) with axes appended until it broadcasts against taps (B, n, K, *)."""
     return parameter.reshape(*parameter.shape, *(1,) * (taps.dim() - 1 - parameter.dim()))
@@ -45,20 +40,20 @@ def aligned(parameter: Tensor, taps: Tensor) -> Tensor:
 def activate(taps: Tensor, name: str, gain: float, std: Tensor | None, eps: float) -> Tensor:
     """The activation `name` of the taps; gain, std (n, K[, P]) or None, and ε are filter_norm's."""
     if name != "filter_norm":
-        return _PLAIN[name](widened(taps))
+        return _PLAIN[name](to_acc(taps))
     out = filter_norm(taps, eps) * gain
-    return out if std is None else out * aligned(widened(std), out)
+    return out if std is None else out * aligned(to_acc(std), out)
 
 
 def activate_backward(
     grad: Tensor, taps: Tensor, name: str, gain: float, std: Tensor | None, eps: float
 ) -> Tensor:
     """The gradient in the taps, given that in `activate` of them."""
-    grad = widened(grad)
+    grad = to_acc(grad)
     if name == "filter_norm":
-        grad = grad * gain if std is None else grad * gain * aligned(widened(std), grad)
+        grad = grad * gain if std is None else grad * gain * aligned(to_acc(std), grad)
         return filter_norm_backward(grad, taps, eps)
-    wide = widened(taps)
+    wide = to_acc(taps)
     if name == "sigmoid":
         return grad * _sigmoid_slope(wide)
     if name == "tanh":
@@ -78,7 +73,7 @@ def activate_backward_std(
     grad: Tensor, taps: Tensor, gain: float, std: Tensor, eps: float
 ) -> Tensor:
     """The gradient in filter_norm's std, given that in `activate` of the taps."""
-    total = (widened(grad) * filter_norm(taps, eps) * gain).sum(0)
+    total = (to_acc(grad) * filter_norm(taps, eps) * gain).sum(0)
     shared = tuple(range(std.dim(), total.dim()))
     return total.sum(shared) if shared else total
 
@@ -103,7 +98,7 @@ def filter_norm_backward(grad: Tensor, taps: Tensor, eps: float) -> Tensor:
 
 def _centred(taps: Tensor) -> tuple[Tensor, Tensor]:
     """t − mean(t), and the unbiased std."""
-    wide = widened(taps)
+    wide = to_acc(taps)
     # Against the first tap, constant taps are exactly zero, where subtracting a rounded mean
     # would leave noise for the division to blow up.
     wide = wide - wide.narrow(2, 0, 1)

@@ -108,9 +108,9 @@ def _convolve(x, weight, bias, window) -> Tensor:
 def has_onednn_bf16_grad_bug(
     x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int
 ) -> bool:
-    """Whether PyTorch could give any numbers for a convolution's gradients.
+    """Returns whether PyTorch may give wrong gradients of a convolution in bfloat16.
 
-    oneDNN (torch 2.13) does on processors that know bfloat16: for dilated kernels, in groups or
+    oneDNN (torch 2.13) does on processors with bfloat16: for dilated kernels, in groups or
     1×1, from some width on where the channels are last, and PyTorch puts them last as it sees fit;
     and for images narrower than the stride.
     """
@@ -164,14 +164,14 @@ def _on_cpu(x, weight, bias, stride, border, dilation, groups) -> Tensor:
 
 @cache
 def _has_hardware(dtype: torch.dtype) -> bool:
-    """Whether oneDNN convolves a half type on this processor; else PyTorch does, in loops."""
+    """Returns whether oneDNN convolves a half type on this processor; else PyTorch loops."""
     name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)
     return supported is not None and supported()
 
 
 def inductor_contiguous(x: Tensor) -> Tensor:
-    """x, which may be a view, as a convolution can keep it for backward under torch.compile.
+    """Returns x, or a contiguous copy that Inductor can keep for a convolution's backward.
 
     On a CPU, Inductor (torch 2.13) cannot order the strides of such a view where sizes are dynamic.
     The copy costs nothing, as Inductor makes the same one for the convolution.

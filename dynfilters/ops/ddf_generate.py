@@ -1,4 +1,4 @@
-"""All that a decoupled dynamic filter generates but the activation of taps, as one op."""
+"""The generator of a decoupled dynamic filter, up to the activation of taps, as one op."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ torch.library.register_autograd(
 
 @register_flop_formula(torch.ops.dynfilters.ddf_generate)
 def _flops(x_shape, weight_shape, bias_shape, squeeze_shape, *args, out_shape=None, **kw) -> int:
-    """Those of the 1×1 convolution and of both layers."""
+    """Returns the operations of the 1×1 convolution and of both layers."""
     batch, channels, height, width = x_shape
     outputs, squeezed, expanded = weight_shape[0], squeeze_shape[0], args[1][0]
     return 2 * batch * (channels * (height * width * outputs + squeezed) + squeezed * expanded)
@@ -265,7 +265,7 @@ def _project_gradients(
     weight: Tensor,
     want: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Those of x, weight and bias that are wanted, from those of logits and mean.
+    """Returns the wanted gradients of x, weight and bias, given those of logits and mean.
 
     They can be differentiated themselves.
     """
@@ -307,6 +307,6 @@ torch.library.register_autograd(
 
 @register_flop_formula(torch.ops.dynfilters.pool_project)
 def _project_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-    """Those of the 1×1 convolution."""
+    """Returns the operations of the 1×1 convolution."""
     batch, channels, height, width = x_shape
     return 2 * batch * channels * height * width * weight_shape[0]

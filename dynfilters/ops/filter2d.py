@@ -165,7 +165,7 @@ def _check_grad(grad: Tensor, x: Tensor, geometry: Geometry) -> None:
 
 
 def backend(device: str | torch.device = "cpu", op: str = "filter2d") -> str:
-    """Which kernels `filter2d`, or another op, runs on `device`: "native" or "reference".
+    """Returns which kernels `filter2d`, or another op, runs on `device`: "native" or "reference".
 
     Decides it, as the first op there would, which may take a compiler some seconds.
     """
@@ -241,7 +241,7 @@ def _differentiate_forward(ctx, grad):
 
 
 def _gradients(grad, x, spatial, channel, geometry, wanted) -> list[Tensor | None]:
-    """The backward op, with None for what was not wanted or is zero for want of an argument."""
+    """Returns the gradients of the backward op; None where not wanted, or without an argument."""
     present = (True, spatial is not None, channel is not None)
     mask = [want and there for want, there in zip(wanted, present, strict=True)]
     if grad is None or not any(mask):
@@ -320,7 +320,7 @@ def _forward_flops(
 def _backward_flops(
     grad_shape, x_shape, spatial_shape, channel_shape, kernel_size: Sequence[int], *args, **kwargs
 ) -> int:
-    """As many operations for each gradient asked for as forward takes."""
+    """Each wanted gradient takes as many operations as forward."""
     batch, channels, *grid = grad_shape
     once = 2 * kernel_size[0] * kernel_size[1] * batch * channels * grid[0] * grid[1]
     return once * sum(args[-3:])

@@ -32,7 +32,7 @@ def is_transformed() -> bool:
 
 
 class Geometry(NamedTuple):
-    """What `filter2d` needs to know besides its tensors. K = kernel_size[0]·kernel_size[1]."""
+    """The arguments of `filter2d` besides tensors. K = kernel_size[0]·kernel_size[1]."""
 
     kernel_size: tuple[int, int]
     stride: int = 1
@@ -50,7 +50,7 @@ class Geometry(NamedTuple):
         return self.dilation * (kh // 2), self.dilation * (kw // 2)
 
     def centres(self, size: int) -> int:
-        """How many window centres there are along an axis of `size` pixels."""
+        """Returns the number of window centres along an axis of `size` pixels."""
         return (size - 1) // self.stride + 1
 
 
@@ -73,7 +73,7 @@ def filter2d_reference(
     batch, channels, height, width = x.shape
     grid = geometry.centres(height), geometry.centres(width)
     (kh, kw), (pad_h, pad_w) = geometry.kernel_size, geometry.padding
-    padded = F.pad(_accumulable(x), (pad_w, pad_w, pad_h, pad_h))
+    padded = F.pad(to_acc(x), (pad_w, pad_w, pad_h, pad_h))
     under_taps = [
         padded[:, :, ky * dilation :: stride, kx * dilation :: stride][..., : grid[0], : grid[1]]
         for ky in range(kh)
@@ -83,10 +83,10 @@ def filter2d_reference(
     neighbours = neighbours.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
     taps = []
     if spatial is not None:
-        taps.append(_accumulable(spatial).repeat_interleave(channels // spatial.shape[1], 1))
+        taps.append(to_acc(spatial).repeat_interleave(channels // spatial.shape[1], 1))
     if channel is not None:
         side = scale if channel.dim() == 4 else 1
-        cell = _accumulable(channel).reshape(batch, channels, geometry.taps, side, side)
+        cell = to_acc(channel).reshape(batch, channels, geometry.taps, side, side)
         repeats = neighbours.shape[3] // side, neighbours.shape[4] // side
         taps.append(cell.repeat(1, 1, 1, *repeats))
     if len(taps) == 2:
@@ -115,10 +115,10 @@ class Views:
         self.groups = 1 if spatial is None else spatial.shape[1]
         self.grid = geometry.centres(x.shape[2]), geometry.centres(x.shape[3])
         pad_h, pad_w = geometry.padding
-        padded = F.pad(_accumulable(x), (pad_w, pad_w, pad_h, pad_h))
+        padded = F.pad(to_acc(x), (pad_w, pad_w, pad_h, pad_h))
         self.padded = padded.unflatten(1, (self.groups, -1))
-        self.spatial = None if spatial is None else self._spatial(_accumulable(spatial))
-        self.channel = None if channel is None else self._channel(_accumulable(channel))
+        self.spatial = None if spatial is None else self._spatial(to_acc(spatial))
+        self.channel = None if channel is None else self._channel(to_acc(channel))
 
     def _spatial(self, spatial: Tensor) -> Tensor:
         return self._cells(spatial, 3).unsqueeze(2).movedim(3, 0)
@@ -164,12 +164,16 @@ class Views:
         return self.spatial[k] + self.channel[k]
 
 
-def _accumulable(tensor: Tensor) -> Tensor:
+def to_acc(tensor: Tensor) -> Tensor:
+    """Returns the tensor in the dtype that sums are kept in: float32 for half types."""
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def layout(x: Tensor) -> torch.memory_format:
-    """That of y and of the gradient of x: channels_last only where x is that and nothing else."""
+    """Returns the memory format of y and of the gradient of x.
+
+    channels_last only where x is that and not contiguous too.
+    """
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
@@ -193,7 +197,7 @@ def grad_x(
 ) -> Tensor:
     """Gradient of x: every tap adds its share where its window read x."""
     views = Views(x, spatial, channel, geometry)
-    cells = views.output(_accumulable(grad))
+    cells = views.output(to_acc(grad))
     total = torch.zeros_like(views.padded)
     for k in range(geometry.taps):
         rows, columns = views.slices(k)
@@ -211,7 +215,7 @@ def grad_spatial(
 ) -> Tensor:
     """Gradient of spatial: at each tap and position, summed over the channels of the group."""
     views = Views(x, spatial, channel, geometry)
-    cells = views.output(_accumulable(grad))
+    cells = views.output(to_acc(grad))
     scales = channel is not None and geometry.combine == "mul"
     total = torch.stack(
         [
@@ -230,7 +234,7 @@ def grad_channel(
 ) -> Tensor:
     """Gradient of channel: at each tap and channel, summed over the positions (of one phase)."""
     views = Views(x, spatial, channel, geometry)
-    cells = views.output(_accumulable(grad))
+    cells = views.output(to_acc(grad))
     phases = channel.dim() == 4 and geometry.scale > 1
     positions = (3, 5) if phases else tuple(range(3, cells.dim()))
     scales = spatial is not None and geometry.combine == "mul"

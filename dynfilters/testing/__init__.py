@@ -1,4 +1,4 @@
-"""What PyTorch offers to a layer, tried on a filter: of the zoo, or your own.
+"""Checks that a filter, of the zoo or your own, works with all that PyTorch offers to a layer.
 
 >>> from dynfilters.testing import check_filter
 >>> report = check_filter("dwconv", capabilities=["batch 1", "copies"])

@@ -129,6 +129,6 @@ def _described(error: Exception) -> str:
 
 
 def summary(capability: str) -> str:
-    """What a capability verifies, in a sentence."""
+    """Returns a sentence on what a capability verifies."""
     text = " ".join((CAPABILITIES[capability].__doc__ or "").split())
     return text.removesuffix(".")

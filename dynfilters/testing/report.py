@@ -1,4 +1,4 @@
-"""What came of the checks of one filter."""
+"""The results of the checks of one filter."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def odd_grids(subject: Subject) -> None:
 
 
 def _scaled(size: int, measured: int, of: int) -> int:
-    """What becomes of an axis, if the filter made `measured` of `of`."""
+    """Returns the expected size of an axis, where the filter made `measured` of `of`."""
     return size * (measured // of) if measured >= of else -(-size * measured // of)
 
 

@@ -28,7 +28,7 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What the checks need to know of a filter.
+    """A filter, and how the checks make layers and inputs of it.
 
     Attributes:
         name: for messages; what `create_filter` knows it by if `factory` is None.
@@ -45,7 +45,7 @@ class Subject:
     in_channels: int = 16
 
     def takes(self, option: str) -> bool:
-        """Whether the layer can be made with this option."""
+        """Returns whether the layer can be made with this option."""
         if self.factory is None:
             return True
         parameters = inspect.signature(self.factory).parameters
@@ -77,7 +77,7 @@ class Subject:
 
 
 def has_parameters(layer: nn.Module) -> bool:
-    """Whether anything in it can be trained."""
+    """Returns whether the layer has parameters."""
     return next(layer.parameters(), None) is not None
 
 

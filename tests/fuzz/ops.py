@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dynfilters import ops
 from dynfilters.ops import reference
-from dynfilters.ops.activations import activate, activate_backward, activate_backward_std, widened
-from dynfilters.ops.reference import Geometry
+from dynfilters.ops.activations import activate, activate_backward, activate_backward_std
+from dynfilters.ops.reference import Geometry, to_acc
 from fuzz.property import Property
 
 Found = list[Tensor | None]
@@ -47,7 +47,7 @@ def activated_truth(drawn: Activated, tensors: Sequence[Tensor | None], wanted: 
     taps, (how_spatial, how_channel) = activated_taps(drawn, tensors)
     mask = *wanted[:2], wanted[2] or wanted[3]
     y, grad_x, grad_s, grad_c = plain_truth(
-        drawn.call.geometry, [widened(grad), widened(x), *taps], mask
+        drawn.call.geometry, [to_acc(grad), to_acc(x), *taps], mask
     )
     return [
         y,

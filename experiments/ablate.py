@@ -41,7 +41,7 @@ BROKEN_OFF = (
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="ablate")
 def ablate(cfg: DictConfig) -> dict[str, Any]:
-    """One job, in the directory that Hydra chose for it."""
+    """Runs one job in the directory that Hydra chose for it."""
     hydra = HydraConfig.get()
     job = take(cfg, hydra.overrides.task)
     return run_job(cfg, Path(hydra.runtime.output_dir), job)

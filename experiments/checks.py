@@ -16,13 +16,16 @@ class CheckError(ValueError):
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """`UnknownNameError` unless `name` is among the known."""
+    """Raises `UnknownNameError` unless `name` is in `known`."""
     if name not in (known := list(known)):
         raise UnknownNameError(kind, name, known)
 
 
 def check_device(name: str) -> torch.device:
-    """The device called `name`. `CheckError` if there is none: nothing falls back silently."""
+    """Returns the device called `name`.
+
+    `CheckError` if there is none: nothing falls back silently.
+    """
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
@@ -38,7 +41,7 @@ def check_device(name: str) -> torch.device:
 
 
 def check_seconds(name: str, value: Any) -> None:
-    """`ValueError` unless `value` is a finite number of at least 0."""
+    """Raises `ValueError` unless `value` is a finite number of at least 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value < math.inf:
         raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writing, and strict JSON."""
+"""Atomic writing, strict JSON, locks, and checks of folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dynfilters._output import finite, printable
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LOCK = ".lock"
-# What may stand for a character that cannot be seen.
+# Escapes and bytes that may stand for a character that is not printable.
 _ODD = re.compile(rb"\\[ubfr]|[^\x20-\x7e\n\r\t]")
 
 

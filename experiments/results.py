@@ -29,7 +29,7 @@ MEASURED = {
     "latency_ms": ("forward_p20", "forward_p50", "forward_p80", "backward_p50"),
     "memory": ("saved_bytes", "peak_bytes"),
 }
-# What the report takes for a name, and for a number.
+# Leaves that the report uses as names, and as numbers.
 NAMES = ("filter", "activation", "model", "data", "config_hash", "device", "config.filter.name")
 NAMES += ("config.profile.vary", "config.profile.part", "config.pairs.name")
 NAMES += tuple(f"config.filter.{key}activation" for key in ("", "spatial_", "channel_"))
@@ -37,9 +37,9 @@ HELD_OUT = "config.pairs.held_out"
 NUMBERS = ("params", "macs", "seconds")
 SIZES = ("config.pairs.scale", "config.pairs.patch")
 SIZES += tuple(f"config.profile.{key}" for key in ("batch", "channels", "resolution", "groups"))
-# No measurement comes near; means and pictures of such numbers would overflow.
+# Far above any measurement; means and figures of larger numbers would overflow.
 BEYOND = 1e100
-# What a job did where its result does not say so: there was nothing else at first.
+# The task of results that name none, as those of the first version.
 DEFAULT_TASK = "train"
 TASKS = (DEFAULT_TASK, "profile", "upsample")
 # Over these first steps the networks are still alike, whatever their filters: later on a smaller
@@ -54,7 +54,7 @@ class InvalidResultError(ValueError):
 
 
 def empty_result() -> dict[str, Any]:
-    """Every field of the schema, each null until it is measured."""
+    """Returns every field of the schema, each null until it is measured."""
     facts = ("filter", "activation", "model", "data", "seed", "config_hash")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -73,7 +73,7 @@ def empty_result() -> dict[str, Any]:
 
 
 def versions(device: str) -> dict[str, str]:
-    """The versions that a result depends on, and the backend of the op on `device`."""
+    """Returns the versions that a result depends on, and the backend of the op on `device`."""
     return {
         "dynfilters": dynfilters.__version__,
         "torch": torch.__version__,
@@ -84,7 +84,7 @@ def versions(device: str) -> dict[str, str]:
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
-    """An exception as data; of the traceback the last frames, which are the telling ones."""
+    """Returns an exception as data, with the last frames of its traceback."""
     last = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
     return {"type": type(error).__name__, "message": str(error), "traceback": "".join(last)}
 
@@ -135,7 +135,7 @@ def _check(result: Any) -> None:
 
 
 def _check_numbers(result: Mapping[str, Any]) -> None:
-    """The report computes with these; a string among them would break it far from its cause."""
+    """Refuses strings among the numbers that the report computes with."""
     groups = {group: result[group] for group in (*MEASURED, "gradients")}
     numbers = flatten(groups) | {name: _find(result, name) for name in (*NUMBERS, *SIZES)}
     for name, value in numbers.items():
@@ -149,7 +149,7 @@ def _check_numbers(result: Mapping[str, Any]) -> None:
 
 
 def _find(result: Mapping[str, Any], name: str) -> Any:
-    """What stands under a dotted name, of whatever kind; None if nothing does."""
+    """Returns the value under a dotted name, of any type; None if there is none."""
     found: Any = result
     for key in name.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -157,13 +157,13 @@ def _find(result: Mapping[str, Any], name: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether `value` is a number to reckon with; JSON knows longer ones."""
+    """Returns whether `value` is a number below `BEYOND`; JSON allows larger ones."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and abs(value) < BEYOND
 
 
 def is_finished(directory: Path, config_hash: str) -> bool:
-    """Whether `directory` holds a good result of exactly this configuration."""
+    """Returns whether `directory` holds a good result of exactly this configuration."""
     try:
         result = read_result(directory)
     except InvalidResultError:
@@ -205,7 +205,7 @@ class Job:
         return flatten(self.result)
 
     def get(self, leaf: str) -> Any:
-        """The leaf called `leaf`, or None."""
+        """Returns the leaf called `leaf`, or None."""
         return self.leaves.get(leaf)
 
     def gradients(self) -> list[dict[str, str]]:
@@ -219,7 +219,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All that a sweep directory holds: jobs, and the job directories that are of no use."""
+    """The contents of a sweep's directory: jobs, and the job directories that cannot be used."""
 
     directory: Path
     jobs: list[Job]
@@ -247,7 +247,7 @@ def load_sweep(directory: Path) -> Sweep:
 
 
 def _find_stray(job: Path, sweep: Path) -> str | None:
-    """Why what a job's directory holds is not the sweep's own, and must not get into its report."""
+    """Returns why the contents of a job's directory must not get into the report, or None."""
     if leads_out(job, sweep):
         return f"{job.name!r} is a link that leads out of {sweep.name!r}"
     try:

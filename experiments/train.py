@@ -48,7 +48,7 @@ TRAIN_CONF = CONF / "train"
 
 @hydra.main(version_base="1.3", config_path=str(TRAIN_CONF), config_name="train")
 def train(cfg: DictConfig) -> None:
-    """One run, in the directory that Hydra chose for it; leaves by `SystemExit` if it fails."""
+    """Runs once, in the directory that Hydra chose; leaves by `SystemExit` if it fails."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         result = run(cfg, directory)
@@ -63,7 +63,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def summarise(result: dict[str, Any], directory: Path) -> str:
-    """What became of the run, in a few words."""
+    """Returns one line about the run's outcome."""
     accuracy, images = result["metrics"]["accuracy"], result["unreadable"]["count"]
     left_out = f", {images} images could not be read" if images else ""
     size = result["config"]["data"]["test_size"]
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def leave(message: str, status: int) -> NoReturn:
-    """Ends the program; one of its processes says why."""
+    """Ends the program; only one of its processes prints why."""
     if is_first() or status == SOME_FAILED:
         print(printable(message, lines=True), file=sys.stderr)
     raise SystemExit(status)

@@ -17,9 +17,8 @@ from training_runs import SMALL, checkpoint, run_train, settings, write_images
 
 from dynfilters.experiments.checks import CheckError
 from dynfilters.experiments.engine.checkpoint import read_own
-from dynfilters.experiments.engine.engine import Engine
+from dynfilters.experiments.engine.engine import Engine, loss_function
 from dynfilters.experiments.engine.loading import Source
-from dynfilters.experiments.engine.recipe import loss_function
 from dynfilters.experiments.engine.settings import check_settings, check_source
 from dynfilters.models.checkpoints import CheckpointError
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from training_runs import settings
 
 from dynfilters.experiments import train
-from dynfilters.experiments.engine.folder import list_images
+from dynfilters.experiments.engine.sources import list_images
 from dynfilters.experiments.site import table_c
 from dynfilters.experiments.site.table_c import ROWS
 from dynfilters.experiments.sweep.compose import IMAGES_OF, choices, compose_training

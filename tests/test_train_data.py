@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from training_runs import CLASSES, write_images
 
-from dynfilters.experiments.engine.folder import DataError, Folder, list_both, list_images
 from dynfilters.experiments.engine.images import (
     UNREADABLE,
     Box,
@@ -21,13 +20,21 @@ from dynfilters.experiments.engine.images import (
     UnreadableError,
     read_image,
 )
-from dynfilters.experiments.engine.order import Share, TestOrder, TrainingOrder
+from dynfilters.experiments.engine.sources import (
+    DataError,
+    Folder,
+    Shard,
+    TestOrder,
+    TrainingOrder,
+    list_both,
+    list_images,
+)
 
 CROP = CentreCrop(12, 0.875, "bicubic")
 
 
 def order(images: int = 23, start: int = 0, epochs: int = 3, **share: int) -> TrainingOrder:
-    return TrainingOrder(images, Share(**{"batch_size": 8, **share}), epochs, seed=5, start=start)
+    return TrainingOrder(images, Shard(**{"batch_size": 8, **share}), epochs, seed=5, start=start)
 
 
 # Order.
@@ -56,7 +63,7 @@ def test_every_image_comes_once_an_epoch_in_one_process(processes, accumulate) -
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     first, second, _ = np.array(list(order(images=16)))[..., 1].reshape(3, 16)
     assert not np.array_equal(first, second)
-    other = TrainingOrder(16, Share(8), epochs=1, seed=6)
+    other = TrainingOrder(16, Shard(8), epochs=1, seed=6)
     assert [index for part in other for _, index in part] != first.tolist()
 
 

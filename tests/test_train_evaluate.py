@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import SMALL, checkpoint, run_train, settings, write_images
 
 import dynfilters
-from dynfilters.experiments.engine.folder import Folder, list_images
 from dynfilters.experiments.engine.images import CentreCrop
+from dynfilters.experiments.engine.sources import Folder, list_images
 from dynfilters.experiments.results import read_result
 
 MODEL = {"num_classes": 3, "in_chans": 3, "depth": 1, "width": 4}

@@ -11,16 +11,16 @@ from torch import nn
 from training_runs import PLUGGED_IN, SMALL, checkpoint, run_train, settings, write_images
 
 from dynfilters.experiments.engine.augment import Augment, Standardise, mix
-from dynfilters.experiments.engine.engine import seed_step
-from dynfilters.experiments.engine.evaluation import count
-from dynfilters.experiments.engine.images import UNREADABLE
-from dynfilters.experiments.engine.recipe import (
+from dynfilters.experiments.engine.engine import (
     Average,
     Schedule,
+    count,
     loss_function,
     make_optimizer,
     make_schedule,
+    seed_step,
 )
+from dynfilters.experiments.engine.images import UNREADABLE
 from dynfilters.models import create_model
 
 BYTES = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).view(2, 3, 8, 8)

@@ -13,7 +13,6 @@ import webdataset
 from PIL import Image
 from training_runs import SMALL, checkpoint, run_train, settings, write_images, write_shards
 
-from dynfilters.experiments.engine.folder import DataError, Folder, list_images
 from dynfilters.experiments.engine.images import UNREADABLE, CentreCrop
 from dynfilters.experiments.engine.loading import (
     collate,
@@ -21,7 +20,7 @@ from dynfilters.experiments.engine.loading import (
     test_batches,
     training_batches,
 )
-from dynfilters.experiments.engine.order import Share
+from dynfilters.experiments.engine.sources import DataError, Folder, Shard, list_images
 
 pytestmark = pytest.mark.full
 
@@ -46,10 +45,10 @@ def test_shards_give_the_same_images_as_the_folder(tmp_path: Path) -> None:
     found = [
         batch
         for rank in range(2)
-        for batch in test_batches(source, config["data"], Share(8, 1, 2, rank))
+        for batch in test_batches(source, config["data"], Shard(8, 1, 2, rank))
     ]
     folder = settings(f"data.root={images}")["data"]
-    wanted = list(test_batches(find_images(folder), folder, Share(8)))
+    wanted = list(test_batches(find_images(folder), folder, Shard(8)))
     assert bundle(found) == bundle(wanted)
 
 
@@ -67,7 +66,7 @@ def test_a_pass_over_the_shards_has_every_image_once(tmp_path: Path) -> None:
     config = shard_settings(tmp_path, images, **{"data.shuffle": 0})
     config["augment"]["scale"] = None  # the same crop as in test
     source = find_images(config["data"])
-    parts = [islice(training_batches(source, config, Share(8, 1, 2, rank)), 3) for rank in range(2)]
+    parts = [islice(training_batches(source, config, Shard(8, 1, 2, rank)), 3) for rank in range(2)]
     found = bundle(batch for part in parts for batch in part)
     listing = list_images(images / "train")
     every = collate([Folder(listing, CROP, 0, True)[0, index] for index in range(24)])
@@ -82,7 +81,7 @@ def test_a_stream_goes_on_from_any_step(workers, start, tmp_path: Path) -> None:
     """Past an image that cannot be read, for which the next one stands in."""
     images = write_images(tmp_path / "images")
     config = shard_settings(tmp_path, images, broken="005", **{"data.workers": workers})
-    source, share = find_images(config["data"]), Share(8, 2)
+    source, share = find_images(config["data"]), Shard(8, 2)
     whole = list(islice(training_batches(source, config, share), 12))
     rest = list(islice(training_batches(source, config, share, start=start), 12 - 2 * start))
     for one, other in zip(whole[2 * start :], rest, strict=True):
@@ -100,7 +99,7 @@ def test_a_shard_that_is_cut_is_named_and_the_rest_is_read(tmp_path: Path) -> No
         images = [member for member in archive if member.name.endswith(".png")]
     shard.write_bytes(shard.read_bytes()[: images[4].offset_data + images[4].size // 2])
     source = find_images(config["data"])
-    (batch,) = test_batches(source, config["data"], Share(8))
+    (batch,) = test_batches(source, config["data"], Shard(8))
     good = batch.labels != UNREADABLE
     assert int(good.sum()) == 4 + 6  # of six images in each of two shards
     assert any(str(shard) in name for name in batch.unreadable)
@@ -121,7 +120,7 @@ def test_a_label_of_no_use_is_named(name, content, message, tmp_path: Path) -> N
     shard = f"'{tmp_path}/one.tar'"
     given = {"train_shards": shard, "test_shards": shard, "num_classes": 3, "train_images": 8}
     config = settings("data=shards", *(f"data.{key}={value}" for key, value in given.items()))
-    stream = training_batches(find_images(config["data"]), config, Share(1))
+    stream = training_batches(find_images(config["data"]), config, Shard(1))
     with pytest.raises(DataError, match=message):
         next(iter(stream))
 

@@ -21,8 +21,8 @@ from toolbox import PATIENCE
 
 from dynfilters.experiments import train
 from dynfilters.experiments.engine.checkpoint import LAST, read_own
-from dynfilters.experiments.engine.folder import list_images
 from dynfilters.experiments.engine.settings import plain_settings
+from dynfilters.experiments.engine.sources import list_images
 
 CLASSES = ("ant", "bee", "cat")
 TINY = (

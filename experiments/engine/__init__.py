@@ -1,6 +1,7 @@
 """Training at scale: what `python -m experiments.train` is made of.
 
-settings → what is wrong is said first; launch → processes; folder, shards, images, order, loading,
-readers → batches; augment, recipe → what a step does; engine → steps; evaluation;
-checkpoint, journal → what stays on the disk; run → one run from beginning to end.
+settings: refuses what cannot run, before anything starts · launch: processes and signals ·
+sources, images, loading: batches · augment: what happens to them on the device ·
+engine: steps, evaluation · checkpoint: what stays on the disk · run: all of it.
+training and data are the small engine of a sweep's jobs.
 """

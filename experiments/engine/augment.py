@@ -1,4 +1,4 @@
-"""What happens to a batch on the device: colours, erasing, standardising, mixing."""
+"""Augmentation of a batch on the device: colours, erasing, standardising, mixup."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Augment(nn.Module):
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """Bytes as floats from 0 to 1; floats as they are."""
+    """Turns bytes into floats from 0 to 1; returns floats unchanged."""
     return pixels if pixels.is_floating_point() else pixels.float() / 255
 
 

@@ -49,7 +49,10 @@ class Box(NamedTuple):
 
 
 def read_image(source: Path | str | bytes) -> Image.Image:
-    """The image in a file, or in bytes, as RGB. `UnreadableError` whatever is wrong with it."""
+    """Reads an image from a file or bytes as RGB.
+
+    `UnreadableError` if anything is wrong with it.
+    """
     if not isinstance(source, bytes) and Path(source).is_fifo():
         raise UnreadableError("is a pipe, and nobody may ever write to it")
     try:
@@ -98,7 +101,7 @@ class RandomCrop:
         return to_tensor(image)
 
     def draw_box(self, width: int, height: int, draw: random.Random) -> Box:
-        """A part of an image of this size; after ten that do not fit in, the centre."""
+        """Draws a crop of an image of this size; after ten that do not fit, returns the centre."""
         low, high = map(math.log, self.ratio)
         for _ in range(ATTEMPTS):
             area = width * height * draw.uniform(*self.scale)

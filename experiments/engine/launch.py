@@ -1,4 +1,4 @@
-"""The processes of a run: how many there are, and how they agree."""
+"""The processes of a run: their number, their communication, and the signals to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def count_processes() -> tuple[int, int]:
-    """Processes on each node, and nodes, as torchrun or SLURM's srun has started them."""
+    """Returns processes per node, and nodes, as started by torchrun or SLURM's srun."""
     if distributed.is_available() and distributed.is_torchelastic_launched():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
@@ -28,7 +28,7 @@ def count_processes() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes, which is known before the others are met."""
+    """Returns whether this process writes; known before the processes are connected."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
 
@@ -55,15 +55,15 @@ def make_fabric(config: Mapping[str, Any]) -> Fabric:
     return fabric
 
 
-class Peers:
-    """What all processes of a run tell each other, over the CPU, so that no GPU has to wait."""
+class ProcessGroup:
+    """Communication between the processes of a run, over the CPU, so that no GPU has to wait."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.first = fabric.is_global_zero
         self.group = distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
 
     def gather(self, value: T) -> list[T]:
-        """The values of all, in the order of their ranks."""
+        """Returns the values of all processes, by rank."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * distributed.get_world_size(self.group)
@@ -71,7 +71,7 @@ class Peers:
         return values
 
     def highest(self, value: int) -> int:
-        """The highest of the values of all."""
+        """Returns the highest value of all processes."""
         if self.group is None:
             return value
         tensor = torch.tensor(value)
@@ -79,7 +79,7 @@ class Peers:
         return int(tensor)
 
     def ask_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns, or raises, in the first process, for all: only that one calls it."""
+        """Calls `make` in the first process only; returns or raises its outcome in all of them."""
         if self.group is None:
             return make()
         found: list[Any] = [None]
@@ -103,7 +103,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Inside, Ctrl-C and the signals of schedulers are noted in `received`, not obeyed at once.
+    """Notes Ctrl-C and schedulers' signals in `received` instead of obeying at once, inside.
 
     SIGUSR1 is what SLURM is usually asked to send before the time is up.
     """
@@ -115,7 +115,7 @@ class StopSignals:
 
     @classmethod
     def numbers(cls) -> list[int]:
-        """Those of the signals that this system has."""
+        """Returns the signals that this system has."""
         return [getattr(signal, name) for name in cls.NAMES if hasattr(signal, name)]
 
     def __enter__(self) -> StopSignals:

@@ -1,9 +1,16 @@
-"""Batches of images, from wherever they are stored."""
+"""Batches of images, read by processes of their own that end with the training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection, forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +18,83 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dynfilters.experiments.engine.folder import DataError, Folder, list_both, list_images
 from dynfilters.experiments.engine.images import CentreCrop, RandomCrop, Sample
-from dynfilters.experiments.engine.order import Share, TestOrder, TrainingOrder
-from dynfilters.experiments.engine.prepare import prepare
-from dynfilters.experiments.engine.readers import settle_in, start_method
-from dynfilters.experiments.engine.shards import TestShards, TrainingShards, list_shards
+from dynfilters.experiments.engine.launch import StopSignals
+from dynfilters.experiments.engine.sources import (
+    DataError,
+    Folder,
+    Shard,
+    TestOrder,
+    TestShards,
+    TrainingOrder,
+    TrainingShards,
+    list_both,
+    list_images,
+    list_shards,
+    prepare,
+)
+
+
+def start_method() -> BaseContext:
+    """Returns how readers start: by a server without threads, so that none holds a lock.
+
+    A copy of this process would have whatever locks the threads of Gloo, NCCL or TensorBoard
+    hold at that moment, and might wait for one for ever.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # not on Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["hydra", "dynfilters.experiments.engine.run"]
+    )  # once for all readers
+    with ignoring_signals():  # the server inherits that, and does not leave before its readers
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def ignoring_signals() -> Iterator[None]:
+    """Ignores the signals that end a run, also in processes started inside.
+
+    torchrun and SLURM send them to all processes, but only the one that trains should act.
+    """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in StopSignals.numbers()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def settle_in(reader: int) -> None:
+    """Initialises a reading process, which ends together with the one that trains.
+
+    When that one is killed, its readers would wait for it for ever, and the server for them.
+    Until then they are needed: torch has just made signals end them.
+    """
+    for number in StopSignals.numbers():
+        signal.signal(number, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    threading.Thread(target=_leave_with, args=(trainer.sentinel,), daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def ending_readers() -> Iterator[None]:
+    """Readers that are started inside are killed at the end, for they would not leave by a signal,
+    which is how Python ends processes that are left over."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        for reader in set(multiprocessing.active_children()) - before:
+            reader.kill()
+            reader.join()
+
 
 Settings = Mapping[str, Any]
 
@@ -56,32 +134,32 @@ def find_images(data: Settings, training: bool = True) -> Source:
 
 
 def training_batches(
-    source: Source, config: Settings, share: Share, start: int = 0, pin: bool = False
+    source: Source, config: Settings, shard: Shard, start: int = 0, pin: bool = False
 ) -> Iterable[Batch]:
-    """The portions of one process, from step `start` to the end of the training or beyond."""
+    """Yields one process's portions, from step `start` to the end of the training or beyond."""
     data, seed = config["data"], config["seed"]
     crop = training_crop(config)
     loading = {**_loading(data, pin), "collate_fn": collate}
     if data["kind"] == "shards":
         how = {"shuffle": data["shuffle"], "seed": seed, "start": start}
-        stream = TrainingShards(source.train, crop, source.classes, share, **how)
+        stream = TrainingShards(source.train, crop, source.classes, shard, **how)
         return DataLoader(stream, batch_size=None, **loading)
     images = Folder(source.train, crop, seed, replace=True)
-    order = TrainingOrder(len(images), share, config["optim"]["epochs"], seed, start)
+    order = TrainingOrder(len(images), shard, config["optim"]["epochs"], seed, start)
     return DataLoader(images, batch_sampler=order, **loading)
 
 
 def test_batches(
-    source: Source, data: Settings, share: Share, pin: bool = False
+    source: Source, data: Settings, shard: Shard, pin: bool = False
 ) -> Iterable[Batch]:
-    """The images for test, of one process; the loader can be gone through again."""
+    """Returns one process's images for test; the loader can be iterated repeatedly."""
     crop = CentreCrop(data["test_size"], data["crop_pct"], data["interpolation"])
     loading = {**_loading(data, pin), "collate_fn": collate, "batch_size": data["test_batch_size"]}
     if data["kind"] == "shards":
-        return DataLoader(TestShards(source.test, crop, source.classes, share), **loading)
+        return DataLoader(TestShards(source.test, crop, source.classes, shard), **loading)
     images: Dataset = Folder(source.test, crop, seed=0, replace=False)
     return DataLoader(
-        images, sampler=TestOrder(len(images), share.processes, share.rank), **loading
+        images, sampler=TestOrder(len(images), shard.processes, shard.rank), **loading
     )
 
 
@@ -89,7 +167,7 @@ test_batches.__test__ = False  # not for pytest to collect
 
 
 def training_crop(config: Settings) -> RandomCrop | CentreCrop:
-    """What makes a square of an image in training; without a `scale`, as in test."""
+    """Returns the crop for training; without a `scale`, the one for test."""
     data, augment = config["data"], config["augment"]
     if augment["scale"] is None:
         return CentreCrop(data["train_size"], data["crop_pct"], data["interpolation"])
@@ -98,7 +176,7 @@ def training_crop(config: Settings) -> RandomCrop | CentreCrop:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as a batch."""
+    """Collates samples into a batch."""
     pixels, labels, unreadable = zip(*samples, strict=True)
     return Batch(torch.stack(pixels), torch.tensor(labels), sum(unreadable, ()))
 

@@ -23,24 +23,21 @@ from dynfilters.experiments.engine.augment import Standardise
 from dynfilters.experiments.engine.checkpoint import (
     BEST,
     LAST,
+    Journal,
     check_resumed,
     load_weights,
     read_own,
     read_weights,
 )
-from dynfilters.experiments.engine.engine import Engine, memory_format
-from dynfilters.experiments.engine.evaluation import evaluate
-from dynfilters.experiments.engine.journal import Journal
+from dynfilters.experiments.engine.engine import Engine, evaluate, memory_format
 from dynfilters.experiments.engine.launch import (
-    Peers,
+    ProcessGroup,
     StopSignals,
     choose_device,
     is_first,
     make_fabric,
 )
-from dynfilters.experiments.engine.loading import Source, find_images, test_batches
-from dynfilters.experiments.engine.order import Share
-from dynfilters.experiments.engine.readers import ending_readers
+from dynfilters.experiments.engine.loading import Source, ending_readers, find_images, test_batches
 from dynfilters.experiments.engine.settings import (
     Settings,
     build_model,
@@ -48,6 +45,7 @@ from dynfilters.experiments.engine.settings import (
     check_source,
     plain_settings,
 )
+from dynfilters.experiments.engine.sources import Shard
 from dynfilters.experiments.engine.training import deterministic, seeded
 from dynfilters.experiments.files import check_contained, check_writable, locked, write_json
 from dynfilters.experiments.plugins import import_plugins
@@ -86,7 +84,7 @@ def train(config: Settings, directory: Path) -> dict[str, Any]:
             progress=config["progress"],
             tensorboard=config["log"]["tensorboard"],
             title=config["name"],
-            silent=not engine.peers.first,
+            silent=not engine.group.first,
         )
         result = describe(config, engine.fabric)
         try:
@@ -98,23 +96,23 @@ def train(config: Settings, directory: Path) -> dict[str, Any]:
         finally:
             journal.close()
             result["seconds"] = round(engine.seconds, 3)
-            if engine.peers.first:
+            if engine.group.first:
                 write_result(directory, result)
     return result
 
 
 def start(config: Settings, directory: Path) -> Engine:
-    """An engine with the weights, and everything else, of last.ckpt if there is one."""
+    """Returns an engine, with the state of last.ckpt if there is one."""
     source = find_images(config["data"])
     check_source(config, source)
     model = build_model(config, source.classes)
     fabric = make_fabric(config)
-    peers = Peers(fabric)
+    group = ProcessGroup(fabric)
     if config["sync_bn"]:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    engine = Engine(fabric, peers, config, source, model, directory)
+    engine = Engine(fabric, group, config, source, model, directory)
     path = directory / LAST
-    content = peers.ask_first(lambda: read_own(path) if path.exists() else None)
+    content = group.ask_first(lambda: read_own(path) if path.exists() else None)
     if content is not None:
         check_resumed(path, content["settings"], config)
         engine.load(content, path)
@@ -122,21 +120,21 @@ def start(config: Settings, directory: Path) -> Engine:
 
 
 def evaluate_checkpoint(config: Settings, directory: Path) -> dict[str, Any]:
-    """The score of a checkpoint's weights, averaged ones if there are some, at data.test_size."""
+    """Scores a checkpoint's weights (averaged ones if present) at data.test_size."""
     data = config["data"]
     path = Path(config["checkpoint"] or directory / BEST)
     with _checking():
         source = find_images(data, training=False)
         model = build_model(config, source.classes).to(memory_format=memory_format(config))
         fabric = make_fabric(config)
-        peers = Peers(fabric)
-        weights = peers.ask_first(lambda: read_weights(path, config["ema"]["decay"] is not None))
+        group = ProcessGroup(fabric)
+        weights = group.ask_first(lambda: read_weights(path, config["ema"]["decay"] is not None))
         load_weights(model, weights, path)
     model.to(fabric.device)
-    share = Share(1, 1, fabric.world_size, fabric.global_rank)
-    batches = test_batches(source, data, share, fabric.device.type == "cuda")
+    shard = Shard(1, 1, fabric.world_size, fabric.global_rank)
+    batches = test_batches(source, data, shard, fabric.device.type == "cuda")
     standardise = Standardise(data["mean"], data["std"]).to(fabric.device)
-    score = evaluate(fabric, peers, model, batches, standardise, memory_format(config))
+    score = evaluate(fabric, group, model, batches, standardise, memory_format(config))
     result = {
         **describe(config, fabric),
         **cost(config, source),
@@ -147,7 +145,7 @@ def evaluate_checkpoint(config: Settings, directory: Path) -> dict[str, Any]:
         "images_per_second": {"test": score.rate},
         "unreadable": unreadable(score.unreadable),
     }
-    if peers.first:
+    if group.first:
         write_json(directory / f"evaluation-{data['test_size']}.json", result)
     return result
 
@@ -156,7 +154,7 @@ MODES = {"train": train, "evaluate": evaluate_checkpoint}
 
 
 def describe(config: Settings, fabric: Fabric) -> dict[str, Any]:
-    """The fields of the result that are known before anything runs."""
+    """Returns the fields of the result that are known before the run."""
     device = choose_device(config["device"])
     text = json.dumps(config, sort_keys=True)
     return {
@@ -174,7 +172,7 @@ def describe(config: Settings, fabric: Fabric) -> dict[str, Any]:
 
 
 def measure(config: Settings, engine: Engine) -> dict[str, Any]:
-    """What the training has come to: the last epoch's figures, and the best's."""
+    """Returns the figures of the last epoch, and of the best."""
     last = engine.history[-1]
     names = ("accuracy", "top5", "loss", "train_loss")
     rates = {
@@ -191,7 +189,7 @@ def measure(config: Settings, engine: Engine) -> dict[str, Any]:
 
 
 def cost(config: Settings, source: Source) -> dict[str, Any]:
-    """Parameters, and MACs of one image for test, found without computing anything."""
+    """Counts parameters, and MACs of one image for test, without computing anything."""
     size = config["data"]["test_size"]
     with torch.device("meta"):
         model = build_model(config, source.classes)
@@ -202,13 +200,13 @@ def cost(config: Settings, source: Source) -> dict[str, Any]:
 
 
 def unreadable(names: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """How many images could not be read, and the first of them."""
+    """Returns the number of unreadable images, and the first of them."""
     return {"count": len(names), "first": list(names[:NAMED])}
 
 
 @contextlib.contextmanager
 def _checking() -> Iterator[None]:
-    """Inside, nothing has been started yet: what is wrong is wrong with the configuration."""
+    """Turns errors inside into `CheckError`: nothing has started yet."""
     try:
         yield
     except ValueError as error:
@@ -217,7 +215,7 @@ def _checking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Inside, no other run writes to the directory. `CheckError` if one does."""
+    """Holds the directory's lock for this run. `CheckError` if another run has it."""
     if not is_first():
         yield
         return

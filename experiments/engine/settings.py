@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a training before it starts."""
+"""Checks of a training's configuration, before it starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dynfilters.experiments.engine.augment import LIBRARIES
 from dynfilters.experiments.engine.images import INTERPOLATIONS, RANDOM
 from dynfilters.experiments.engine.launch import choose_device, count_processes
 from dynfilters.experiments.engine.loading import SOURCES, Source
-from dynfilters.experiments.engine.prepare import IMAGES
+from dynfilters.experiments.engine.sources import IMAGES
 from dynfilters.experiments.files import flatten
 from dynfilters.models import create_model, list_models
 
@@ -69,14 +69,14 @@ SCALE = {"augment.scale": (2, 1e-6, 1, True)}
 
 
 def plain_settings(cfg: DictConfig) -> Settings:
-    """The configuration as plain data. `CheckError` if something that must be given is not."""
+    """Returns the configuration as plain data. `CheckError` if a required setting is missing."""
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise CheckError(f"{key}: must be given, as {key}=…")
     return OmegaConf.to_container(cfg, resolve=True)
 
 
 def check_settings(config: Settings) -> None:
-    """`CheckError` if the run names something that does not exist, or has no good number."""
+    """Raises `CheckError` if the run names something that does not exist, or has no good number."""
     try:
         _check_names(config)
         _check_numbers(config)
@@ -90,7 +90,7 @@ def check_settings(config: Settings) -> None:
 
 
 def check_source(config: Settings, source: Source) -> None:
-    """`CheckError` if there are fewer images than a batch has, or fewer shards than readers."""
+    """Raises `CheckError` if images are fewer than a batch, or shards fewer than readers."""
     size = config["optim"]["batch_size"]
     if source.images < size:
         raise CheckError(f"optim.batch_size: {size} images, and there are only {source.images}")
@@ -105,7 +105,10 @@ def check_source(config: Settings, source: Source) -> None:
 
 
 def build_model(config: Settings, classes: int) -> nn.Module:
-    """The model of the configuration. `ValueError` or `TypeError` if its options are no good."""
+    """Builds the model of the configuration.
+
+    `ValueError` or `TypeError` if its options are no good.
+    """
     options = dict(config["model"])
     return create_model(options.pop("name"), num_classes=classes, in_chans=3, **options)
 

@@ -1,4 +1,4 @@
-"""The training loop: seeded, deterministic, watched by a gradient probe."""
+"""The training loop of a sweep's jobs: seeded, deterministic, with a gradient probe."""
 
 from __future__ import annotations
 

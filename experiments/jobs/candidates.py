@@ -1,4 +1,4 @@
-"""What makes images finer in a job of task "upsample": the candidates, and the network around."""
+"""The upsamplers that a job of task "upsample" compares, and the network around them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAND_INS = (*STATIC, *PLAIN)
 def fit_candidate(
     filter: Mapping[str, Any], upsample: Mapping[str, Any], pairs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The upsampler's options, and the network's settings, that the job has in effect.
+    """Returns the upsampler's options and the network's settings that the job uses.
 
     Of the configuration's own `filter` the activation alone counts. `fuse` is False where there
     is no guide, or no network. `ValueError` names the setting that is no good.
@@ -64,7 +64,7 @@ def build_network(
     channels: int,
     guide_channels: int | None,
 ) -> UpsamplingNet:
-    """The network of fitted settings; of the filter's options, those that it does not set."""
+    """Builds the network, with those options of the filter that it does not set itself."""
     options = {key: value for key, value in filter.items() if key not in OWN}
     return UpsamplingNet(
         channels,

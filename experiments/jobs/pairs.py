@@ -1,4 +1,4 @@
-"""What is upsampled: pairs of a target and its guide, on one grid, to be made coarse and fine.
+"""Pairs of a target and its guide on one grid: what upsampling jobs train and test on.
 
 | name | target | guide |
 | --- | --- | --- |
@@ -77,7 +77,7 @@ def register_pairs(name: str, guided: bool) -> Callable[[Maker], Maker]:
 
 
 def is_guided(name: str) -> bool:
-    """Whether the pairs called `name` have a guide; `UnknownNameError` if there are none."""
+    """Returns whether the pairs called `name` have a guide. `UnknownNameError` if unknown."""
     return _makers.get(name)[1]
 
 
@@ -106,7 +106,7 @@ def check_pairs(options: Mapping[str, Any]) -> None:
 
 
 def load_pairs(options: Mapping[str, Any]) -> Pairs:
-    """The pairs `options.name`; those of the photographs `options.held_out` are for test alone.
+    """Loads the pairs `options.name`; photographs in `options.held_out` are for test alone.
 
     Sides are cut to multiples of `options.scale`. `ValueError` as of `check_pairs`.
     """
@@ -150,7 +150,7 @@ def to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
 
 
 def as_rgb(target: Tensor) -> Tensor:
-    """What a target looks like, (3, H, W): depth in grey, colour differences on even grey."""
+    """Returns a target as an image, (3, H, W): depth in grey, colour differences on even grey."""
     if len(target) == 2:
         return to_rgb(torch.full_like(target[:1], 0.5), target)
     return target.clamp(0, 1).expand(3, -1, -1)
@@ -181,5 +181,5 @@ def _depth(photographs: Mapping[str, np.ndarray], half: int) -> list[Pair]:
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, C) as (C, H, W)."""
+    """Turns (H, W, C) into (C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -20,7 +20,7 @@ LONGEST = 320
 
 @dataclass(frozen=True)
 class Photograph:
-    """One file, in the folder `folder` of the package `package`, and what is to be said of it."""
+    """A file in the folder `folder` of the package `package`, with its licence and credit."""
 
     name: str
     package: str
@@ -61,7 +61,7 @@ class MissingPhotographError(ValueError):
 
 
 def load_photograph(name: str, longest: int = LONGEST) -> np.ndarray:
-    """The photograph called `name` as (H, W, 3) float32 from 0 to 1.
+    """Returns the photograph called `name` as (H, W, 3) float32 from 0 to 1.
 
     Made smaller by the least whole number by which its longest side has at most `longest`
     pixels, each the mean of a cell: cameras interpolate colours, and JPEG blurs them, so that at
@@ -84,7 +84,10 @@ def load_photograph(name: str, longest: int = LONGEST) -> np.ndarray:
 
 
 def find(photograph: Photograph) -> Path:
-    """Where the file is. `MissingPhotographError` if the package, or the file in it, is absent."""
+    """Returns the path of the file.
+
+    `MissingPhotographError` if the package, or the file in it, is absent.
+    """
     spec = importlib.util.find_spec(photograph.package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingPhotographError(

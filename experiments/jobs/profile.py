@@ -33,7 +33,7 @@ def check(settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
 
 
 def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with the shape that they lead to. `ValueError` if one is no good."""
+    """Returns the settings with the shape that is measured. `ValueError` if one is no good."""
     options = canonical_filter(settings["filter"])
     options, profile = fit_sizes(options, settings["profile"], settings["device"])
     return {**settings, "filter": options, "profile": profile}
@@ -60,7 +60,7 @@ def profile_job(
 
 
 def describe_profile(profile: Profile, formula_bytes: int | None) -> dict[str, Any]:
-    """The measures, and what memory should be, as fields: null where there is none."""
+    """Returns measures and the predicted memory as fields; null where there is none."""
     adaptivity = profile.adaptivity
     return {
         "params": profile.params,
@@ -80,7 +80,7 @@ def describe_profile(profile: Profile, formula_bytes: int | None) -> dict[str, A
 
 
 def describe_latency(way: str, latency: Latency | None) -> dict[str, float | None]:
-    """{"forward_p50": …}: milliseconds, GB/s, and the share of the copy bandwidth."""
+    """Returns {"forward_p50": …}: milliseconds, GB/s, and the share of the copy bandwidth."""
     return {f"{way}_{key}": getattr(latency, key, None) for key in LATENCY}
 
 

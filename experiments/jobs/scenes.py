@@ -1,4 +1,4 @@
-"""Made-up scenes whose depth is known: flat shapes behind one another, papered with photographs.
+"""Made-up scenes whose depth is known: flat shapes behind one another, textured with photographs.
 
 There is no depth map under a free licence in the packages at hand. These scenes have what makes
 joint upsampling of depth both possible and hard: depth is smooth but for the shapes' outlines,
@@ -19,7 +19,7 @@ NEAREST, FARTHEST = 0.9, 0.1
 def make_scene(
     photographs: Sequence[np.ndarray], rng: np.random.Generator, size: int = 192, shapes: int = 12
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: its image (size, size, 3) and its depth (size, size), float32 from 0 to 1.
+    """Makes one scene: its image (size, size, 3) and its depth (size, size), float32 from 0 to 1.
 
     The first plane fills the scene, at 0.1; every one after is a turned ellipse or rectangle in
     front of those before, the last at 0.9. Each has a slope of its own.
@@ -44,7 +44,7 @@ def make_scene(
 
 
 def _shape(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where a turned ellipse, or a rectangle, is; its half axes are 0.15 to 0.6 of the scene's."""
+    """Returns the mask of a rotated ellipse or rectangle; half axes: 0.15 to 0.6 of the scene's."""
     (left, top), radii = rng.uniform(-0.9, 0.9, 2), rng.uniform(0.15, 0.6, 2)
     angle = rng.uniform(0, np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -54,7 +54,7 @@ def _shape(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _texture(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A piece of the photograph, mirrored at its borders where it is too small."""
+    """Returns a piece of the photograph, mirrored at its borders where it is too small."""
     rows, columns = (_mirrored(side, size, rng) for side in photograph.shape[:2])
     return photograph[rows[:, None], columns]
 

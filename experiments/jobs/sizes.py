@@ -1,4 +1,4 @@
-"""From the settings of a profile job to the one shape that it measures."""
+"""The shape that a profile job measures, from its settings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dynfilters.experiments.checks import check_seconds
 
 AXES = ("batch", "channels", "resolution", "groups")
 SWITCHES = ("compile", "backward", "adaptivity")
-# What decides a size, and is of no interest once that is known.
+# Settings that only decide a size, and are dropped once it is known.
 RULES = frozenset({"level", "cpu_megabytes"})
 
 
 def fit_sizes(
     filter: Mapping[str, Any], profile: Mapping[str, Any], device: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The filter's options and the profile's settings for the shape that is measured.
+    """Returns the filter's options and the profile's settings for the shape that is measured.
 
     The axis `vary` is doubled `level` times. On a CPU the batch is halved until the input fits
     into `cpu_megabytes`. `groups` are those of the spatial taps, by the filter's own option;
@@ -67,7 +67,7 @@ def check_profile(profile: Mapping[str, Any]) -> None:
 def _with_groups(
     filter: Mapping[str, Any], channels: int, groups: int | None
 ) -> tuple[dict[str, Any], int | None]:
-    """The options with so many groups of spatial taps (None: its own), and how many it has."""
+    """Returns the options with `groups` groups of spatial taps (None: its own), and the number."""
     options, info = dict(filter), dynfilters.filter_info(filter["name"])
     if not info.spatial_adaptive or not {"groups", "group_channels"} & set(options):
         return options, None
@@ -83,7 +83,7 @@ def _with_groups(
 
 
 def _largest_batch(sizes: Mapping[str, int], dtype: str, megabytes: float) -> int:
-    """The batch, halved until the input is no larger than that, or a single sample."""
+    """Returns the batch, halved until the input fits into `megabytes` or is a single sample."""
     batch, sample = sizes["batch"], sizes["channels"] * sizes["resolution"] ** 2
     sample *= DTYPES[dtype].itemsize
     while batch > 1 and batch * sample > megabytes * 1e6:

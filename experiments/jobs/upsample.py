@@ -1,4 +1,4 @@
-"""A job that makes images finer: a network trained with an upsampler in it, or interpolation."""
+"""A job that upsamples images: by a network trained with an upsampler, or by interpolation."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from dynfilters.models.upsampler import Interpolation, interpolate
 
 # A row of the learning curve is the mean over so many steps.
 ROW_STEPS = 50
-# Side of the piece that the report shows.
+# Side of the crop that the report shows.
 CROP = 64
 
 
 class Standardized(nn.Module):
-    """y = σ·network((x − μ)/σ, 2·guide − 1) + μ: what the network sees has mean 0, and unit size.
+    """y = σ·network((x − μ)/σ, 2·guide − 1) + μ: the network's input has mean 0 and unit scale.
 
     μ is the mean of the training targets, by channel, and σ their standard deviation.
     """
@@ -86,7 +86,7 @@ def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
 def upsample_job(
     config: Mapping[str, Any], directory: Path, progress: bool | None
 ) -> Iterator[dict[str, Any]]:
-    """Trains where there is something to train, and measures; yields the result's fields."""
+    """Trains if there are parameters, and measures; yields the result's fields."""
     device, options = check_device(config["device"]), config["upsample"]
     pairs, scale = load_pairs(config["pairs"]), config["pairs"]["scale"]
     model = build(config, pairs).to(device)
@@ -106,7 +106,7 @@ def upsample_job(
 
 
 def build(config: Mapping[str, Any], pairs: Pairs) -> nn.Module:
-    """The module (x, guide) → y of the job: `Standardized`, or interpolation."""
+    """Returns the module (x, guide) → y of the job: `Standardized`, or interpolation."""
     name, scale = config["filter"]["name"], config["pairs"]["scale"]
     if name in PLAIN:
         return Interpolation(PLAIN[name], scale)
@@ -123,7 +123,7 @@ def train(
     title: str = "",
     progress: bool | None = None,
 ) -> list[dict[str, float]]:
-    """Trains on random pieces; the rows of the learning curve: step, loss.
+    """Trains on random patches; returns the learning curve's rows: step, loss.
 
     The loss is the mean squared error over σ², which is what PSNR is a logarithm of.
     `FloatingPointError` at the first step whose loss is not a finite number.
@@ -158,7 +158,7 @@ def _loss(model: Standardized, target: Tensor, guide: Tensor | None, scale: int)
 def sample(
     pairs: Sequence[Pair], config: Mapping[str, Any], generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """A batch of random pieces: targets (B, C, patch, patch), and guides on the same grid."""
+    """Draws random patches: targets (B, C, patch, patch), and guides on the same grid."""
     patch = config["pairs"]["patch"]
     targets, guides = [], []
     for _ in range(config["upsample"]["batch_size"]):
@@ -172,7 +172,7 @@ def sample(
 
 @torch.no_grad()
 def upsample(model: nn.Module, pair: Pair, scale: int, device: torch.device) -> Tensor:
-    """The pair's target made coarse, and fine again by `model` in evaluation mode; 0 to 1."""
+    """Returns the pair's target, coarsened and upsampled again by `model`, clipped to 0 … 1."""
     model.eval()
     inputs = (coarsen(pair.target, scale), pair.guide)
     x, guide = (None if one is None else one[None].to(device) for one in inputs)
@@ -180,7 +180,7 @@ def upsample(model: nn.Module, pair: Pair, scale: int, device: torch.device) -> 
 
 
 def evaluate(pairs: Sequence[Pair], outputs: Sequence[Tensor]) -> dict[str, Any]:
-    """loss (mean squared error) and PSNR in decibels, means over images; and PSNR by image."""
+    """Returns mean squared error and PSNR in decibels, means over images; and PSNR by image."""
     found = {
         pair.name: psnr(output, pair.target) for pair, output in zip(pairs, outputs, strict=True)
     }
@@ -197,7 +197,7 @@ def evaluate(pairs: Sequence[Pair], outputs: Sequence[Tensor]) -> dict[str, Any]
 
 
 def cut_crops(pairs: Sequence[Pair], outputs: Sequence[Tensor], scale: int) -> bytes:
-    """An .npz with one piece of one image, (3, h, w) of 0 to 255: truth, input, output, guide.
+    """Returns an .npz of a crop, (3, h, w) of 0 to 255: truth, input, output, guide.
 
     It is where bilinear interpolation is worst, so that it is the same for every candidate.
     """
@@ -218,7 +218,7 @@ def cut_crops(pairs: Sequence[Pair], outputs: Sequence[Tensor], scale: int) -> b
 
 
 def hardest(targets: Sequence[Tensor], scale: int) -> tuple[int, int, int]:
-    """Which image, and the top and left of its piece, where bilinear interpolation errs most."""
+    """Returns the image, and top and left of the crop, where bilinear interpolation errs most."""
     best, place = -1.0, (0, 0, 0)
     for index, target in enumerate(targets):
         error = (interpolate(coarsen(target, scale)[None], scale) - target) ** 2
@@ -231,7 +231,7 @@ def hardest(targets: Sequence[Tensor], scale: int) -> tuple[int, int, int]:
 
 
 def _blocks(target: Tensor, scale: int) -> Tensor:
-    """The coarse target with each of its pixels as a block, as it is."""
+    """Returns the coarse target enlarged by repeating each pixel."""
     return coarsen(target, scale).repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 

@@ -1,4 +1,4 @@
-"""What happens around a sweep: checks before the first job, the report after the last.
+"""Hydra's callback around a sweep: checks before the first job, the report after the last.
 
 Hydra turns an exception in a callback into a warning, except those that are no `Exception`.
 So whatever must stop the program leaves here as `SystemExit`.
@@ -54,7 +54,7 @@ class SweepCallback(Callback):
         self.alone = contextlib.ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to a worker's process: all but the sweep's lock."""
+        """Returns the state for a worker process: all but the sweep's lock."""
         return {"keys": self.keys}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ class SweepCallback(Callback):
         log.info("%d different jobs, in %s", len(set(self.keys)), directory)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """The same checks for a job on its own."""
+        """Checks a job on its own in the same way."""
         try:
             job = check_job(config)
             remember({tuple(config.hydra.overrides.task): job})
@@ -82,12 +82,12 @@ class SweepCallback(Callback):
             stop(describe(error), CANNOT_START)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        """One line for each job, finished, failed, or found finished."""
+        """Logs one line about the job: finished, failed, or finished before."""
         if isinstance(job_return._return_value, dict):
             log.info("%s", printable(describe_result(job_return._return_value)))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """The report on all that is there; a failed job makes the program fail."""
+        """Builds the report on all results; a failed job makes the program fail."""
         from dynfilters.experiments.report import build_report
         from dynfilters.experiments.reporting.index import refresh_index
 
@@ -104,14 +104,14 @@ class SweepCallback(Callback):
         report_failures(directory, list(dict.fromkeys(self.keys)))
 
     def on_run_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        """A failed job makes the program fail."""
+        """Makes the program fail if the job failed."""
         directory = Path(config.hydra.run.dir)
         report_failures(directory.parent, [directory.name])
 
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Inside, no other sweep runs in the directory. `CheckError` if one does."""
+    """Holds the directory's lock for this sweep. `CheckError` if another sweep runs there."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(directory, wait=False))
@@ -124,7 +124,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def check_all(config: DictConfig) -> list[str]:
-    """The names of the directories of a sweep's jobs. `CheckError` if one cannot run.
+    """Plans a sweep's jobs; returns their hashes. `CheckError` if one cannot run.
 
     Hydra composes each job once more before it runs, which then finds what is planned here.
     """
@@ -161,7 +161,7 @@ def compose_jobs(config: DictConfig) -> Iterator[tuple[tuple[str, ...], DictConf
 
 
 def describe(error: Exception) -> str:
-    """The error for someone who made a mistake on the command line: no traceback."""
+    """Returns a message about a mistake on the command line, without a traceback."""
     if isinstance(error, MissingConfigException):
         return explain_missing(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -170,7 +170,7 @@ def describe(error: Exception) -> str:
 
 
 def describe_result(result: dict[str, Any]) -> str:
-    """One line: which job, and what became of it."""
+    """Returns one line about the job and its outcome."""
     job = f"{result['filter']} {result['activation'] or ''} seed {result['seed']}"
     job = " ".join(job.split())
     if result["status"] == "failed":
@@ -180,7 +180,7 @@ def describe_result(result: dict[str, Any]) -> str:
 
 
 def describe_finding(metrics: Mapping[str, Any]) -> str:
-    """What the job was made to find: an accuracy, a PSNR, or whatever it measured."""
+    """Returns the job's main figure: accuracy, PSNR, or that it was measured."""
     if metrics.get("accuracy") is not None:
         return f"accuracy {metrics['accuracy']:.3f}"
     if metrics.get("psnr") is not None:
@@ -189,13 +189,13 @@ def describe_finding(metrics: Mapping[str, Any]) -> str:
 
 
 def error_line(result: dict[str, Any]) -> str:
-    """The error's type and message; a result from elsewhere may have neither."""
+    """Returns the error's type and message; a damaged result may have neither."""
     error = result["error"] if isinstance(result["error"], dict) else {}
     return f"{error.get('type')}: {error.get('message')}"
 
 
 def report_failures(directory: Path, keys: list[str]) -> None:
-    """`SystemExit` with the number of jobs, among those of this sweep, that have no good result."""
+    """Leaves by `SystemExit` if jobs of this sweep have no good result, and names them."""
     failed = {key: problem for key in keys if (problem := _problem(directory / key))}
     if failed:
         lines = [f"{len(failed)} of {len(keys)} jobs failed; the same command runs them again:"]

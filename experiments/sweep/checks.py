@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything trains."""
+"""Checks of a configuration and of the sweep's directory, before anything trains."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dynfilters.experiments.jobs import TASKS
 from dynfilters.experiments.plugins import import_plugins
 from dynfilters.experiments.sweep.confighash import ALL_SECTIONS, PlannedJob, plan
 
-# What a job and a report leave behind, generously: the curves of a long training, and pictures.
+# Upper bounds of what a job's files and a report take on the disk.
 JOB_BYTES, REPORT_BYTES = 1_000_000, 20_000_000
 SECTIONS = ("filter", *sorted(ALL_SECTIONS), "report")
 
 
 def check_place(directory: Path, jobs: int) -> None:
-    """`CheckError` unless `directory` can take the results of so many jobs, and their report."""
+    """Raises `CheckError` unless `directory` can take so many results, and their report."""
     try:
         check_writable(directory)
         check_contained(directory)
@@ -34,7 +34,7 @@ def check_place(directory: Path, jobs: int) -> None:
 
 
 def check_link(directory: Path) -> None:
-    """`CheckError` if a job's directory is a link out of its sweep's."""
+    """Raises `CheckError` if a job's directory is a link out of its sweep's."""
     if leads_out(directory, directory.parent):
         raise CheckError(f"{directory}: is a link that leads out of {directory.parent.name!r}")
 
@@ -63,14 +63,14 @@ def check_job(cfg: DictConfig) -> PlannedJob:
 
 
 def check_sections(cfg: DictConfig) -> None:
-    """`CheckError` unless what holds settings of its own does so."""
+    """Raises `CheckError` unless every section is a mapping."""
     for name in SECTIONS:
         if not isinstance(cfg[name], Mapping):
             raise CheckError(f"{name}: expected settings of its own, got {cfg[name]!r}")
 
 
 def check_filter(options: Mapping[str, Any]) -> None:
-    """`UnknownNameError` unless filter and activations exist; it names the nearest that do."""
+    """Raises `UnknownNameError`, with the closest names, unless filter and activations exist."""
     dynfilters.filter_info(options["name"])
     for key, value in options.items():
         if value is not None and (key == "activation" or key.endswith("_activation")):
@@ -78,7 +78,7 @@ def check_filter(options: Mapping[str, Any]) -> None:
 
 
 def explain_missing(error: MissingConfigException) -> str:
-    """Hydra's message about an unknown choice of a group, with the nearest choices first."""
+    """Returns Hydra's message about an unknown choice, with the nearest choices first."""
     wrong = str(error.missing_cfg_file or "")
     group, _, name = wrong.rpartition("/")
     close = difflib.get_close_matches(name, error.options or [], n=3, cutoff=0.5)

@@ -43,7 +43,7 @@ IMAGES_OF = {
 
 
 def choices(conf: Path = CONF) -> Iterator[str]:
-    """Every YAML of every group, as the override that chooses it.
+    """Yields every YAML of every group, as the override that chooses it.
 
     A folder that has a YAML of its own name is another program's: conf/train/train.yaml.
     """
@@ -57,7 +57,7 @@ def choices(conf: Path = CONF) -> Iterator[str]:
 def compose_choice(
     choice: str | None = None, sweep: bool = True
 ) -> tuple[DictConfig, list[DictConfig]]:
-    """The configuration with `choice`, and the jobs of its sweep: all checked, none run."""
+    """Returns the configuration with `choice`, and its sweep's jobs, checked but not run."""
     with initialize_config_dir(str(CONF), job_name="compose", version_base="1.3"):
         overrides = [] if choice is None else [choice]
         cfg = compose("ablate", overrides, return_hydra_config=True)
@@ -69,7 +69,7 @@ def compose_choice(
 
 
 def compose_training(choice: str | None = None) -> dict[str, Any]:
-    """The configuration of `experiments.train` with `choice`, checked, its images named for it."""
+    """Returns the checked configuration of `experiments.train` with `choice`."""
     from dynfilters.experiments.engine.settings import check_settings, plain_settings
 
     given = [f"{key}={value}" for key, value in IMAGES_OF.get(choice, {"data.root": "DIR"}).items()]
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def _compose(program: str, choice: str | None) -> bool:
-    """Whether the program's configuration with `choice` composes; says so, or why not."""
+    """Returns whether the configuration with `choice` composes, and prints the outcome."""
     needs = TRAINING_NEEDS if program == TRAIN else NEEDS.get(choice)
     name = f"{program} {choice or ''}".strip()
     if needs and not _installed(needs):

@@ -1,4 +1,4 @@
-"""What a configuration must not make Hydra do: call, log to, or write whatever it names.
+"""Refuses configurations that would make Hydra call, log to, or write what they name.
 
 Hydra makes an object of any `_target_`, loggers of whatever `()` and `ext://` name, sets variables
 of the environment and hands commands to SLURM, all before a program has seen its configuration. So
@@ -76,7 +76,7 @@ class ForbiddenError(HydraException):
 
 
 class GuardedLoader(ConfigLoaderImpl):
-    """Hydra's composer of configurations, which hands on none that `check` refuses."""
+    """Hydra's loader of configurations, which returns none that `check` refuses."""
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
@@ -93,7 +93,7 @@ class GuardedLoader(ConfigLoaderImpl):
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, Hydra's programs compose by `GuardedLoader`, and rerun no pickled configuration."""
+    """Makes Hydra load by `GuardedLoader` and refuse pickled configurations, inside."""
     program = sys.modules["hydra.main"]  # the package calls a function so
     before = machinery.ConfigLoaderImpl, program._get_rerun_conf
     machinery.ConfigLoaderImpl, program._get_rerun_conf = GuardedLoader, _refuse_rerun
@@ -104,7 +104,7 @@ def guarded() -> Iterator[None]:
 
 
 def check(cfg: DictConfig, typed: Collection[str] = ()) -> None:
-    """`ForbiddenError` if Hydra would do more with `cfg` than the experiments need.
+    """Raises `ForbiddenError` if Hydra would do more with `cfg` than the experiments need.
 
     `typed` are the keys that were given on the command line.
     """
@@ -131,7 +131,7 @@ def _refuse_rerun(path: str, overrides: list[str]) -> NoReturn:
 
 
 def refuse(key: str, expected: str, value: Any) -> NoReturn:
-    """`ForbiddenError` that says so."""
+    """Raises the `ForbiddenError` about `key`."""
     raise ForbiddenError(f"{key}: expected {expected}, got {value!r}; see SECURITY.md")
 
 
@@ -143,7 +143,7 @@ def _check_name(cfg: DictConfig) -> None:
 
 
 def _targets(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every key `_target_` in `value`, however deep, and what it names."""
+    """Yields every key `_target_` in `value`, at any depth, and what it names."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for name, item in items:
         if name == "_target_":
@@ -153,7 +153,7 @@ def _targets(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _check_plugin(key: str, plugin: Any, known: Collection[str]) -> None:
-    """A launcher or sweeper: one of those known, and nothing in it that makes further objects."""
+    """Refuses an unknown launcher or sweeper, and one that makes further objects."""
     if plugin is None:
         return
     if not isinstance(plugin, dict) or plugin.get("_target_") not in known:
@@ -165,7 +165,7 @@ def _check_plugin(key: str, plugin: Any, known: Collection[str]) -> None:
 
 
 def _check_logging(key: str, logging: Any) -> None:
-    """Loggers that write to the console and to the run's own file."""
+    """Refuses loggers that write elsewhere than to the console and the run's own file."""
     if logging is None:
         return
     if not isinstance(logging, dict) or logging.keys() - LOGGING:
@@ -191,7 +191,7 @@ def _check_entry(key: str, entry: Any, known: Mapping[str, Collection[Any] | Non
 
 
 def _check_machinery(hydra: Mapping[str, Any]) -> None:
-    """What makes objects, or goes to a shell, is plain data: of one line, and final."""
+    """Refuses references and addresses in what makes objects or goes to a shell."""
     for key, value in _leaves({part: hydra.get(part) for part in MACHINERY}, "hydra."):
         if not isinstance(value, str) or value in REFERENCES:
             continue

@@ -23,7 +23,7 @@ NOT_HASHED = frozenset({"hydra", "name", "plugins", "progress", "report"})
 # Settings that belong to one task each.
 ALL_SECTIONS = frozenset().union(*(task.sections for task in TASKS.values()))
 
-# Up to here a float holds every whole number.
+# Below this, a float represents every whole number.
 EXACT = 2**53
 
 
@@ -39,7 +39,7 @@ _planned: dict[tuple[str, ...], PlannedJob] = {}
 
 
 def canonical(cfg: DictConfig) -> dict[str, Any]:
-    """The job's configuration as plain data, without whatever cannot change its result.
+    """Returns the job's configuration as plain data, without whatever cannot change its result.
 
     Two configurations of the same computation give equal data: an activation of null is
     replaced by the filter's own, a static filter has none, an option left out has its default,
@@ -56,30 +56,33 @@ def canonical(cfg: DictConfig) -> dict[str, Any]:
 
 
 def plan(cfg: DictConfig) -> PlannedJob:
-    """The job that the configuration asks for."""
+    """Returns the job of the configuration."""
     config = canonical(cfg)
     text = json.dumps(config, sort_keys=True, allow_nan=False)
     return PlannedJob(hashlib.sha256(text.encode()).hexdigest()[:10], config)
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Ten hexadecimal digits that stand for the canonical form of `cfg`."""
+    """Returns ten hexadecimal digits that stand for the canonical form of `cfg`."""
     return plan(cfg).key
 
 
 def remember(jobs: Mapping[tuple[str, ...], PlannedJob]) -> None:
-    """Keeps jobs, by the overrides that make them, for this run of the program; no others."""
+    """Keeps these jobs, by their overrides, and forgets all others."""
     _planned.clear()
     _planned.update(jobs)
 
 
 def take(cfg: DictConfig, overrides: Iterable[str]) -> PlannedJob:
-    """The job of the configuration with these overrides: the remembered one, and forgets it."""
+    """Returns the remembered job with these overrides and forgets it, or plans it anew."""
     return _planned.pop(tuple(overrides), None) or plan(cfg)
 
 
 def _resolve(*, _root_: DictConfig) -> str:
-    """The name of the job's directory. A worker process, which checks no job, comes here first."""
+    """Returns the name of the job's directory.
+
+    A worker process, which checks nothing, starts here.
+    """
     overrides = tuple(OmegaConf.to_container(_root_.hydra.overrides.task))
     if overrides not in _planned:
         import_plugins(_root_.plugins)
@@ -93,7 +96,7 @@ def _plain(cfg: DictConfig, key: str) -> Any:
 
 
 def _whole_numbers(value: Any) -> Any:
-    """1.0 as 1, all the way down: YAML and the command line spell the same number both ways."""
+    """Turns 1.0 into 1 at any depth: YAML and the command line write the same number both ways."""
     if isinstance(value, dict):
         return {key: _whole_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

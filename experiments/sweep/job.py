@@ -1,4 +1,4 @@
-"""One job of a sweep, of whatever kind: done once, and `result.json` left behind in any case."""
+"""Runs one job of a sweep once, and writes `result.json` whether it succeeds or fails."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run_job(cfg: DictConfig, directory: Path, job: PlannedJob | None = None) -> 
 def attempt(
     config: Mapping[str, Any], key: str, directory: Path, progress: bool | None
 ) -> dict[str, Any]:
-    """The result of running the job, good or failed."""
+    """Runs the job; returns its result, good or failed."""
     result = {**empty_result(), **identify(config), "config_hash": key}
     start = time.perf_counter()
     try:
@@ -69,7 +69,7 @@ def attempt(
 
 
 def identify(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the result that are known before anything runs."""
+    """Returns the fields of the result that are known before the job runs."""
     return {
         "task": config["task"],
         "filter": config["filter"]["name"],
@@ -84,7 +84,7 @@ def identify(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_activation(filter: Mapping[str, Any]) -> str | None:
-    """The activation; both, spatial first, where the branches differ: "sigmoid / tanh"."""
+    """Returns the activation; both, spatial first, where the branches differ: "sigmoid / tanh"."""
     branches = [filter.get(f"{branch}_activation") for branch in ("spatial", "channel")]
     given = dict.fromkeys(name for name in branches if name is not None)
     return " / ".join(given) if len(given) > 1 else filter.get("activation")

@@ -14,8 +14,8 @@ from training_runs import SMALL, run_train, write_images
 
 from dynfilters.experiments import ablate, report
 from dynfilters.experiments.engine.checkpoint import read_own
-from dynfilters.experiments.engine.folder import list_images
 from dynfilters.experiments.engine.images import UnreadableError, read_image
+from dynfilters.experiments.engine.sources import list_images
 from dynfilters.experiments.files import check_contained, read_json, write_atomically
 from dynfilters.experiments.reporting import figures, index
 from dynfilters.experiments.results import CROPS, LAYERS, RESULT, load_sweep

@@ -20,10 +20,9 @@ from safetensors.torch import load_file
 
 import dynfilters
 from dynfilters import cli
-from dynfilters.experiments.engine import checkpoint, shards
-from dynfilters.experiments.engine.folder import DataError
+from dynfilters.experiments.engine import checkpoint, sources
 from dynfilters.experiments.engine.images import UnreadableError, read_image
-from dynfilters.experiments.engine.shards import TestShards, list_shards, read_shard
+from dynfilters.experiments.engine.sources import DataError, TestShards, list_shards, read_shard
 from dynfilters.experiments.reporting.upsampling import read_crops
 from dynfilters.experiments.results import CROPS, Job
 from dynfilters.models.checkpoints import CheckpointError, read_checkpoint
@@ -158,7 +157,7 @@ def test_addresses_that_are_read_stay_allowed() -> None:
 
 
 def test_a_member_too_large_for_an_image_is_passed_over(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(shards, "MEMBER_BYTES", 10_000)
+    monkeypatch.setattr(sources, "MEMBER_BYTES", 10_000)
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, "one.png", bytes(20_000))
         add(archive, "one.cls", b"0")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import dynfilters
 from dynfilters import Taps
+from dynfilters.nn import DenseFilter
 
 NAMES = dynfilters.list_filters()
 UPSAMPLERS = dynfilters.list_filters(upsamples=True)
@@ -81,19 +82,14 @@ def test_taps_are_in_the_layouts_of_the_ops(name: str, dtype, device) -> None:
     scale = 2 if name in UPSAMPLERS else 1
     spatial = (3, 1, 15, 6 * scale, 5 * scale)
     channel = (3, C, 15, 4) if name == "ddf_up" else (3, C, 15)
-    expected = {
-        "conv": {"weight": (3, 6, C, 3, 5)},
-        "weightnet": {"weight": (3, 6, C, 3, 5)},
-        "condconv": {"weight": (3, 6, C, 3, 5)},
-        "odconv": {"weight": (3, 6, C, 3, 5)},
-        "ddf": {"spatial": spatial, "channel": channel},
-        "ddf_up": {"spatial": spatial, "channel": channel},
-        **{n: {"spatial": spatial} for n in ("ddf_spatial", "involution", "carafe", "carafe_up")},
-        **{n: {"channel": channel} for n in ("dwconv", "ddf_channel")},
-        **{n: {"channel": channel} for n in ("dw_weightnet", "dw_condconv", "dw_odconv")},
-    }
+    info = dynfilters.filter_info(name)
+    expected = {"spatial": spatial} if info.spatial_adaptive else {}
+    if info.channel_adaptive or not expected:
+        expected["channel"] = channel
+    if isinstance(layer, DenseFilter):
+        expected = {"weight": (3, 6, C, 3, 5)}
     taps = tensors(layer.generate(image(dtype=dtype, device=device)))
-    assert {kind: tuple(t.shape) for kind, t in taps.items()} == expected[name]
+    assert {kind: tuple(t.shape) for kind, t in taps.items()} == expected
 
 
 @every_filter
@@ -183,10 +179,10 @@ def test_train_and_eval(name: str, dtype, device) -> None:
     changed = {n for n, t in layer.state_dict().items() if not torch.equal(t, before[n])}
     layer.eval()
     assert torch.equal(layer(x), layer(x))
-    normalized = {"involution": "spatial", "odconv": "weight", "dw_odconv": "channel"}
-    if name in normalized:
+    norms = [n for n, m in layer.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    if norms:
         statistics = ("running_mean", "running_var", "num_batches_tracked")
-        assert changed == {f"branches.{normalized[name]}.norm.{s}" for s in statistics}
+        assert changed == {f"{norm}.{s}" for norm in norms for s in statistics}
         assert not torch.allclose(layer(x), train)
         torch.testing.assert_close(layer(x)[:1], layer(x[:1]), **tolerances(dtype))
     else:

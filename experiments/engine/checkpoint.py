@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from dynfilters._files import replacing
 from dynfilters._output import printable
-from dynfilters.experiments.files import flatten, write_atomically
-from dynfilters.experiments.jobs.train import to_csv
+from dynfilters.experiments.files import flatten, to_csv, write_atomically
 from dynfilters.experiments.results import HISTORY
 from dynfilters.models.checkpoints import (
     CheckpointError,

@@ -1,4 +1,4 @@
-"""A job that trains a network with the filter under test, and measures what it has become."""
+"""A job that trains a network with the filter under test, and measures the trained network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check(settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
 
 
 def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with all of the filter's options."""
+    """Returns the settings with all options of the filter."""
     return {**settings, "filter": canonical_filter(settings["filter"])}
 
 
@@ -75,7 +75,7 @@ def train_job(
 def run_training(
     model: nn.Module, data: Data, config: Mapping[str, Any], progress: bool | None
 ) -> tuple[list[dict[str, float]], list[dict[str, Any]], Exception | None]:
-    """The epochs' rows and the probe's records, as far as they go, and what ended them early."""
+    """Trains; returns the epochs' rows, the probe's records, and what ended it early."""
     title = f"{config['filter']['name']} {config['filter'].get('activation', '')}".strip()
     history, failure = [], None
     with deterministic(), GradientProbe(model, **config["probe"]) as probe:
@@ -88,7 +88,7 @@ def run_training(
 
 
 def build(config: Mapping[str, Any], data: Data) -> nn.Module:
-    """The model of the configuration, with its filter, for the images of `data`."""
+    """Returns the configuration's model, with its filter, for the images of `data`."""
     options, model = dict(config["filter"]), dict(config["model"])
     return create_model(
         model.pop("name"),
@@ -101,7 +101,7 @@ def build(config: Mapping[str, Any], data: Data) -> nn.Module:
 
 
 def measure(model: nn.Module, inputs: Sequence[Tensor], seconds: float) -> dict[str, Any]:
-    """Parameters; MACs of one image; memory of the batch `inputs`, and latency if asked.
+    """Measures parameters, MACs of one image, memory and, if asked, latency of the batch `inputs`.
 
     A model without parameters has no backward pass.
     """
@@ -124,7 +124,7 @@ def measure(model: nn.Module, inputs: Sequence[Tensor], seconds: float) -> dict[
 def save_curves(
     directory: Path, history: Sequence[Mapping], records: Sequence[Mapping[str, Any]]
 ) -> None:
-    """The learning curve, the gradients by step over all layers, and by layer over all steps."""
+    """Writes the learning curve, the gradients by step, and their medians by layer."""
     steps = [
         {"step": step, "branch": branch, "quantity": quantity, "value": f"{value:.6g}"}
         for (branch, quantity), series in aggregate(records).items()
@@ -135,7 +135,7 @@ def save_curves(
 
 
 def by_layer(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """layer, branch, quantity, and the median over the steps."""
+    """Returns rows of layer, branch, quantity, and the median over the steps."""
     values = defaultdict(list)
     for row in records:
         values[row["layer"], row["branch"], row["quantity"]].append(row["value"])
@@ -147,7 +147,7 @@ def by_layer(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def finite_median(values: Iterable[float]) -> float:
-    """The median of the finite ones among them, NaN if there are none."""
+    """Returns the median of the finite values, NaN if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return median(finite) if finite else math.nan
 

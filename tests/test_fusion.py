@@ -1,4 +1,4 @@
-"""Depth-wise filters leave the activation to the op exactly where nobody can tell."""
+"""Depth-wise filters leave the activation to the op where the result is the same and unobserved."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 import torch
+from dispatched import DispatchedOps
 from functorch.compile import make_boxed_func
 from test_filters import C, image, make
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynfilters
 from benchmarks.overhead import count_calls
@@ -25,23 +25,11 @@ BY_TAPS = ["ddf", "ddf_spatial", "ddf_channel", "ddf_up", "involution", "carafe"
 ACTIVATIONS = ["sigmoid", "softmax", "tanh", "filter_norm", "identity"]
 
 
-class _Ops(TorchDispatchMode):
-    """The names of the ops that ran to apply taps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "dynfilters" and func._opname.startswith("filter2d"):
-            self.seen.append(func._opname)
-        return func(*args, **(kwargs or {}))
-
-
 def _ops(layer: nn.Module, x: Tensor | None = None) -> list[str]:
-    with _Ops() as ops:
+    """Returns the names of the ops that ran to apply taps."""
+    with DispatchedOps() as ops:
         layer(image() if x is None else x)
-    return ops.seen
+    return [name for name in ops.names if name.startswith("filter2d")]
 
 
 @pytest.mark.parametrize("name", DEPTHWISE)

@@ -4,7 +4,6 @@ from dynfilters.filters.carafe import Carafe, CarafeUp
 from dynfilters.filters.condconv import CondConv, DwCondConv
 from dynfilters.filters.ddf import DDF, DDFChannel, DDFSpatial, DDFUp
 from dynfilters.filters.involution import Involution
-from dynfilters.filters.mean import Mean
 from dynfilters.filters.odconv import DwODConv, ODConv
 from dynfilters.filters.registry import (
     FilterInfo,
@@ -31,7 +30,6 @@ __all__ = [
     "DwWeightNet",
     "FilterInfo",
     "Involution",
-    "Mean",
     "ODConv",
     "WeightNet",
     "create_filter",

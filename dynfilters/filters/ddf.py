@@ -113,7 +113,7 @@ class DDF(DepthwiseFilter):
         *,
         combine: str = "mul",
         groups: int = 1,
-        squeeze_ratio: float = 0.25,
+        squeeze_ratio: float = 0.2,
         spatial_activation: str | None = None,
         channel_activation: str | None = None,
         nonlinearity: str = "relu",

@@ -160,7 +160,6 @@ def _columns(baseline: str) -> list[Column]:
         Column("seeds", _seeds),
         Column("accuracy (%)", _accuracy),
         Column(f"Δ to {baseline} (points, 95 % CI)", _difference, points),
-        Column("loss", group_median("metrics.loss"), formatter(".3f")),
         Column("parameters", group_median("params"), formatter(",.0f")),
         Column("MACs (M)", group_median("macs"), formatter(".2f", 1e-6)),
         Column("forward (ms)", group_median(FORWARD), formatter(".1f")),

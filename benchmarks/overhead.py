@@ -1,4 +1,4 @@
-"""What a DDF layer's forward costs in eager mode beyond the two ops that it calls.
+"""Measures the time of a DDF layer's forward in eager mode beyond the two ops that it calls.
 
     python -m benchmarks.overhead [--against DIR] [--grid 7] [--channels 64] [--rounds 30]
 

@@ -58,7 +58,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_stray(directory: Path, root: Path) -> str | None:
-    """What in `directory` leads out of the folder `root`, or is neither file nor folder."""
+    """Returns an entry of `directory` that leads out of `root`, or is neither file nor folder."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_symlink() and leads_out(Path(entry.path), root):

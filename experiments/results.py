@@ -184,7 +184,7 @@ class Job:
 
     @property
     def task(self) -> str:
-        """What the job did: "train", "profile" (measured a filter), or "upsample"."""
+        """The kind of job: "train", "profile" (measures a filter), or "upsample"."""
         return self.result.get("task", DEFAULT_TASK)
 
     @property

@@ -28,7 +28,7 @@ Given = list[Tensor | None]  # grad, x, spatial, channel
 
 @dataclass(frozen=True)
 class Activations:
-    """What `filter2d_activated` takes more than `filter2d`; `std` is channel_std."""
+    """Arguments that `filter2d_activated` has and `filter2d` has not; `std` is channel_std."""
 
     spatial: str = "identity"
     channel: str = "identity"
@@ -39,12 +39,12 @@ class Activations:
 
     @property
     def of_spatial(self) -> tuple:
-        """What `activations.activate` takes behind spatial taps."""
+        """Returns the arguments of `activations.activate` after spatial taps."""
         return self.spatial, self.spatial_gain, None, self.eps
 
     @property
     def of_channel(self) -> tuple:
-        """What it takes behind channel taps."""
+        """Returns its arguments after channel taps."""
         std = None if self.std is None else self.std.double()
         return self.channel, self.channel_gain, std, self.eps
 

@@ -1,4 +1,4 @@
-"""What the wheel can do where nothing but its dependencies is installed; run outside the checkout.
+"""Tries the wheel where nothing but its dependencies is installed; run outside the checkout.
 
 python tests/installed.py    # `make package` does, with a new environment's python
 """

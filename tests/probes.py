@@ -1,4 +1,4 @@
-"""What the tests of the gradient probe share: small models, a training loop, records by key."""
+"""Shared by the tests of the gradient probe: small models, a training loop, records by key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the report's sections share: made-up sweeps, and looks inside."""
+"""Shared by the tests of the report's sections: made-up sweeps, and looks inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test may need from the machine: `@pytest.mark.needs("native")`.
+"""Needs that a test may have of the machine: `@pytest.mark.needs("native")`.
 
 Items that cannot run are deselected when the list is made, not skipped one by one.
 """

@@ -50,7 +50,7 @@ class Unavailable(RuntimeError):
 
 
 def environment(compiler: str, cache: Path) -> dict[str, str]:
-    """What a process needs in which the sanitized kernels are to run."""
+    """Returns the environment of a process that runs the sanitized kernels."""
     # Exceptions of C++ pass through the sanitizer, which must find libstdc++ when it starts.
     runtimes = [
         subprocess.run(

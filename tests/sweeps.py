@@ -1,4 +1,4 @@
-"""What the tests of the experiments share: tiny jobs, and results made up for the purpose."""
+"""Shared by the tests of the experiments: tiny jobs, and results made up for the purpose."""
 
 from __future__ import annotations
 

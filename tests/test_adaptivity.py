@@ -1,4 +1,4 @@
-"""What filters adapt to, by experiment: against traits, hand-made filters and a naive loop."""
+"""The measured adaptivity of filters, against traits, hand-made filters and a naive loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What filters keep for backward: measured, and by reasoning, to the byte."""
+"""Bytes that filters keep for backward: measured and in closed form, equal to the byte."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def _kernels_that_live() -> None:
 
 
 def arguments(case: Filter2dCase, how: Activations) -> tuple:
-    """What the ops take behind the tensors."""
+    """Returns the arguments of the ops after the tensors."""
     numbers = how.spatial_gain, how.channel_gain, how.eps
     return *case.positional, how.spatial, how.channel, *numbers
 

@@ -125,7 +125,7 @@ def test_constant_taps(kernels: Kernels, case: Filter2dCase, stored: str, dtype)
 def test_taps_that_are_large_or_nearly_alike(
     kernels: Kernels, case: Filter2dCase, stored: str, pair: tuple[str, str]
 ) -> None:
-    """Those of every other filter around 1000, those of the others in the hundreds."""
+    """Taps of every other filter around 1000, of the others in the hundreds."""
     given = operands(case, torch.float32, stored)
     for taps in given[2:]:
         if taps is not None:

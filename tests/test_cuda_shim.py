@@ -32,7 +32,7 @@ def device() -> Device:
 
 
 def run(device: Device, toy: str, mode: Mode, fault: int = 0, **launch: int) -> tuple:
-    """What the toy gave, and what it should have given."""
+    """Returns the toy's result, and the right one."""
     takes, gives, _ = TOYS[toy]
     device.reset(mode)
     values = torch.randn(BLOCKS * THREADS * takes)
@@ -50,7 +50,7 @@ def run(device: Device, toy: str, mode: Mode, fault: int = 0, **launch: int) -> 
 
 
 def expected(toy: str, values: Tensor) -> Tensor:
-    """What the toy makes of (blocks, floats)."""
+    """Returns the toy's result for (blocks, floats)."""
     if toy == "reverse":
         return values + 1
     if toy == "pipeline":

@@ -27,7 +27,7 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.fixture
 def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page registers is gone afterwards."""
+    """Removes afterwards the names that a page registers."""
     from dynfilters.filters.registry import _filters
 
     monkeypatch.setattr(_filters, "_entries", dict(_filters._entries))

@@ -36,7 +36,7 @@ def _model() -> nn.Module:
 
 
 def _fresh(path: Path, x: Tensor, kind: str, first: str) -> subprocess.CompletedProcess:
-    """What an interpreter of its own makes of the file."""
+    """Returns the results of the file in an interpreter of its own."""
     torch.save(x, path.with_suffix(".x"))
     code = SCRIPT.format(first=first, load=LOAD[kind])
     files = map(str, (path, path.with_suffix(".x"), path.with_suffix(".y")))

@@ -127,7 +127,7 @@ def test_half_types_accumulate_in_float32(dtype: torch.dtype, device) -> None:
 
 
 def _accumulate_narrowly(x: Tensor, spatial: Tensor, channel: Tensor, kernel_size: int) -> Tensor:
-    """What one gets by writing the sum in the half type."""
+    """Returns the sum as written in the half type."""
     reach = kernel_size // 2
     padded = torch.nn.functional.pad(x, (reach,) * 4)
     spatial = spatial.repeat_interleave(x.shape[1] // spatial.shape[1], 1)

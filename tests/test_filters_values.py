@@ -1,4 +1,4 @@
-"""What filters compute: closed forms from their parameters, measured traits, initial weights."""
+"""Values of filters: closed forms from their parameters, measured traits, initial weights."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_initial_filter_norm() -> None:
 
 
 def test_initial_ddf() -> None:
-    """Those of PyTorch's convolutions, and σ around zero with √2/√K in DDF, 1/√K in DDF-Up."""
+    """Weights start as in PyTorch's convolutions, σ around 0 with √2/√K (DDF), 1/√K (DDF-Up)."""
     for name, gain in (("ddf", math.sqrt(2)), ("ddf_up", 1.0)):
         branches = dynfilters.create_filter(name, 200).branches
         fan_in = 200

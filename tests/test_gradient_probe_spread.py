@@ -1,4 +1,4 @@
-"""What the probe says of the taps themselves, against the definitions, written out."""
+"""The probe's statistics of the taps, against the definitions, written out."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_spread_of_taps_is_that_of_the_definitions(name, options):
 
 
 def experts(routing: list[list[float]], activation: str = "identity") -> dict[str, float]:
-    """What is recorded of a branch that routes exactly so."""
+    """Returns the records of a branch that routes exactly so."""
     wanted = torch.tensor(routing, dtype=torch.float64)
     layer = dynfilters.DwCondConv(2, experts=wanted.shape[1], activation=activation).double()
     router = layer.branches["channel"].router

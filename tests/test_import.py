@@ -61,7 +61,7 @@ print(json.dumps({
 
 
 def _import(*without: str) -> dict:
-    """What an interpreter of its own, without some modules, sees as it imports the package."""
+    """Imports the package in its own interpreter, without some modules; returns what it saw."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, *without],
         cwd=ROOT,

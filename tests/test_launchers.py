@@ -40,7 +40,7 @@ def launch(launcher: str, directory: Path, *overrides: str) -> subprocess.Comple
 
 
 def computed(sweep: Path) -> dict[str, tuple[Any, ...]]:
-    """What the jobs of a sweep found, but for the time they took, by their directories."""
+    """Returns the results of a sweep's jobs, without times, by their directories."""
     found = {}
     for path in sweep.glob(f"*/{RESULT}"):
         result = read_result(path.parent)

@@ -1,4 +1,4 @@
-"""What holds for every named network."""
+"""Properties of every named network."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_trains_and_gives_feature_maps() -> None:
 
 
 def test_another_filter_leaves_the_options_of_odconv_behind() -> None:
-    """Those given in its place join the preset's while the filter is the same."""
+    """Options that are given join the preset's while the filter is the same."""
     model = on_meta("odconv4x_resnet50", filter="ddf", pointwise_filter="conv")
     assert isinstance(model.layer1[0].conv2, dynfilters.DDF)
     assert type(model.layer1[0].conv1) is nn.Conv2d

@@ -1,4 +1,4 @@
-"""What is installed when the package is."""
+"""The files that an installed package has."""
 
 from __future__ import annotations
 

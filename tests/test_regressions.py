@@ -1,4 +1,4 @@
-"""What drawn inputs have once found, again: every file in `tests/regressions`.
+"""Faults that drawn inputs have found once: every file in `tests/regressions`.
 
 `make fuzz` puts them there. A file says in `why` what was wrong; one of known faults is kept for
 good.

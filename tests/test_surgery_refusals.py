@@ -1,4 +1,4 @@
-"""What `swap_filters` selects, what it leaves, and what it refuses without touching the model."""
+"""What `swap_filters` selects, leaves alone, and refuses without touching the model."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Malicious:
-    """What runs a command where it is unpickled carelessly."""
+    """Runs a command where it is unpickled carelessly."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What the tests of training at scale share: images on the disk, tiny runs, their checkpoints."""
+"""Shared by the tests of training at scale: images on the disk, tiny runs, their checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What filters must keep for backward, by reasoning: closed forms to hold measurements against.
+"""Closed forms of the bytes that filters keep for backward, to hold measurements against.
 
 A filter is differentiated in its generator's weights, in the taps and in x. So it keeps
 

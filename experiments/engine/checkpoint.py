@@ -1,4 +1,4 @@
-"""What a training leaves on the disk: checkpoints, the learning curve and TensorBoard events."""
+"""Files of a training: checkpoints, the learning curve and TensorBoard events."""
 
 from __future__ import annotations
 

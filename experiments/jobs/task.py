@@ -1,4 +1,4 @@
-"""What a kind of job is: its settings, their check, their canonical form, and its run."""
+"""A kind of job: its settings, their check, their canonical form, and its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a section of a report consists of: data, from which pages and figures are made later."""
+"""Parts of a report's section, as data from which pages and figures are made later."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ GUARD = 512  # unmapped bytes around each operand
 
 
 class ShimError(RuntimeError):
-    """What a kernel did that it may not do."""
+    """Something that a kernel did and must not do."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Mutation:
 
 
 def read_mutations() -> list[Mutation]:
-    """Those of mutations.txt."""
+    """Returns the mutations of mutations.txt."""
     found, file = [], ""
     for block in Path(__file__).with_name("mutations.txt").read_text().split("\n\n"):
         lines = block.strip("\n").split("\n")
@@ -46,7 +46,7 @@ def read_mutations() -> list[Mutation]:
 
 
 def copy_project(to: Path) -> None:
-    """What the tests need; they find the sources of the kernels beside themselves."""
+    """Copies all that the tests need; they find the sources of the kernels beside themselves."""
     for name in ("csrc", "tests"):
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", to)

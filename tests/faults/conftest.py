@@ -14,7 +14,7 @@ from sweeps import run_main
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What the sweep finds if nothing befalls it."""
+    """Results of the sweep when nothing disturbs it."""
     directory = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         assert run_main(patch, directory, *SWEEP, f"hydra.sweep.dir={directory}/sweep") == 0

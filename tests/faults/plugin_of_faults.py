@@ -63,7 +63,7 @@ def lock() -> None:
 
 
 def clock() -> None:
-    """What the programs see; the machine's own clock is everybody's."""
+    """A clock for the programs alone; the machine's own is shared by all."""
     ten_years = datetime.timedelta(days=3652)
     then, read = time.time() - ten_years.total_seconds(), time.monotonic
 

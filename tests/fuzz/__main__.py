@@ -33,7 +33,7 @@ PROGRESS = 30.0
 
 @dataclass
 class Run:
-    """What is asked for, and the processes at work on it; `folder` is theirs to share."""
+    """The request, and the processes at work on it, which share `folder`."""
 
     options: argparse.Namespace
     folder: Path

@@ -118,7 +118,7 @@ def results(
     drawn: Operands,
     change: Callable = Tensor.clone,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What the function gives, and the gradients that are wanted of a sum over what is used."""
+    """Returns the function's result, and the wanted gradients of a sum over its used part."""
     found = function(*leaves)
     found = list(found) if isinstance(found, tuple) else [found]
     used = [y for y, use in zip(found, drawn.used, strict=False) if use and y.requires_grad]

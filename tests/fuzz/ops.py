@@ -27,7 +27,7 @@ def plain_truth(geometry: Geometry, tensors: Sequence[Tensor | None], wanted: Se
 
 
 def terms(geometry: Geometry, tensors: Sequence[Tensor | None], wanted: Sequence) -> Found:
-    """What the magnitudes of all that is added up in `plain_truth` add up to."""
+    """Returns the sum of the magnitudes of all terms in `plain_truth`."""
     wide = [None if t is None else t.double().abs() for t in tensors]
     return plain_truth(geometry, wide, wanted)
 

@@ -1,4 +1,4 @@
-"""What is true of any input; inputs as JSON, so that each can be written down and tried again."""
+"""Properties of any input; inputs are JSON, so that each can be written down and tried again."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> dict[str, Any]:
-    """What a journal says; an empty one if there is none yet."""
+    """Returns the content of a journal; an empty one if there is none yet."""
     try:
         text = path.read_text()
         # Only the beginning counts: the end may be that of the entry before.

@@ -1,4 +1,4 @@
-"""What the attacks share: files that act when read carelessly, and texts that are obeyed."""
+"""Shared by the attacks: files that act when read carelessly, and texts that are obeyed."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def write(directory: Path, text: str, folder: str = "experiment") -> Path:
 
 
 def refused(directory: Path, capfd: pytest.CaptureFixture[str], status: int) -> str:
-    """What was said; nothing was made by what has ended with `status`."""
+    """Returns the messages of a program that ended with `status` and made no file."""
     assert status == 2
     assert sorted(path.name for path in directory.iterdir()) == ["stranger"]
     message = capfd.readouterr().err
@@ -172,7 +172,7 @@ def test_no_pickled_configuration_is_rerun(tmp_path: Path, monkeypatch, capfd) -
 
 
 def test_workers_are_guarded_too() -> None:
-    """What composes there came by a pickle, from where all was guarded."""
+    """A worker composes a configuration that came by a pickle from a guarded process."""
     with config_security.guarded(), initialize_config_dir(str(ablate.CONF), version_base="1.3"):
         loader = pickle.loads(pickle.dumps(GlobalHydra.instance().config_loader()))
         master = loader.load_configuration("ablate", [], RunMode.MULTIRUN)

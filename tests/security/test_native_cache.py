@@ -140,7 +140,7 @@ def test_the_library_itself_is_behind_the_same_checks(fake_compiler, tmp_path: P
 
 
 def test_the_user_s_own_cache_is_private(fake_compiler, tmp_path: Path, monkeypatch) -> None:
-    """What this package makes, and whatever the user's mask."""
+    """Folders that this package makes, under any mask of the user."""
     monkeypatch.delenv("DYNFILTERS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     (tmp_path / "xdg").mkdir(mode=0o755)

@@ -233,7 +233,7 @@ def test_sizes_that_a_safetensors_only_claims_are_refused(header: dict, tmp_path
 
 
 def test_code_beside_a_network_is_left_alone(tmp_path: Path) -> None:
-    """What others' libraries run by `trust_remote_code`: here it is neither run nor asked for."""
+    """Code that other libraries run by `trust_remote_code` is neither run nor asked for here."""
     model = dynfilters.create_model("small_resnet", depth=1, width=4)
     dynfilters.save_pretrained(model, tmp_path / "net")
     code = f"import os\nos.makedirs({str(tmp_path / 'marker')!r})\n"

@@ -1,4 +1,4 @@
-"""What a probe recorded: kept in bounded memory, written as it comes, and summarised by branch."""
+"""Keeps the records of a probe in bounded memory, writes them at once, sums them up by branch."""
 
 from __future__ import annotations
 

@@ -214,6 +214,14 @@ def test_bad_input_is_named(message: str) -> None:
 
 
 @native_only
+def test_the_raw_op_refuses_filters_cut_short() -> None:
+    """44 rows for 5 channels: the kernel would take 8 taps for each, and leave some unread."""
+    *given, weight, bias = operands((2, 5, 3, 4, 6))
+    with pytest.raises(RuntimeError, match=r"expand_weight: expected \(C·K, S\)"):
+        OP(*given, weight[1:], bias[1:])
+
+
+@native_only
 @pytest.mark.parametrize("place", range(7))
 def test_the_bare_native_op_refuses_what_it_could_not_read(place: int) -> None:
     given = operands((2, 5, 3, 4, 6))

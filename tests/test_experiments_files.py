@@ -49,6 +49,8 @@ def test_json_is_strict_both_ways(tmp_path: Path) -> None:
             "spatial.grad_norm_median is True",
         ),
         ({"params": "many"}, "params is 'many'"),
+        ({"config": {"profile": {"batch": 0}}}, "config.profile.batch is 0, not a size"),
+        ({"config": {"pairs": {"scale": -2}}}, "config.pairs.scale is -2, not a size"),
         ({"filter": 3}, "filter is 3"),
     ],
 )

@@ -74,11 +74,13 @@ print(backend())
 
 
 def test_a_child_forked_while_another_thread_decides(fake, processes) -> None:
+    # Not before the compiler runs: a child of a process whose thread is importing hangs in Python.
     program = """
 import threading, time
 deciding = threading.Thread(target=op)
 deciding.start()
-time.sleep(0.2)
+while not os.path.exists(os.environ["FAKE_LOG"]):
+    time.sleep(0.01)
 child = os.fork()
 op()
 if not child:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +110,7 @@ class Processes:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(directory)},
+            start_new_session=True,  # to be ended with all its children
         )
 
     def run(
@@ -130,7 +133,12 @@ class Processes:
         }
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        codes = json.loads(self.server.stdout.readline())
+        timer = threading.Timer(PATIENCE, os.killpg, (self.server.pid, signal.SIGKILL))
+        timer.start()
+        try:
+            codes = json.loads(self.server.stdout.readline())
+        finally:
+            timer.cancel()
         return [
             Done(code, (d / "out").read_text(), (d / "err").read_text())
             for code, d in zip(codes, directories, strict=True)

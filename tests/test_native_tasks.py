@@ -14,7 +14,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cpu"
 # Arguments: how many tasks, how many threads; thread 0 rests on its first task until all others
 # have ended. Prints, a line for each thread, its tasks, with a + where the one behind is next.
 PROGRAM = """
-#include "tasks.h"
+#include "plan.h"
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -23,7 +23,7 @@ using namespace dynfilters::cpu;
 
 int main(int, char** arguments) {
   const int64_t count = atoi(arguments[1]), threads = atoi(arguments[2]);
-  Tasks tasks(count);
+  WorkQueue queue(count);
   std::atomic<int64_t> ended{0};
   std::vector<std::string> done(threads);
   std::vector<std::thread> all;
@@ -31,9 +31,9 @@ int main(int, char** arguments) {
   for (int64_t i = 0; i < threads; ++i)
     all.emplace_back([&, i] {
       while (i && !begun) std::this_thread::yield();
-      Share share(tasks, count * i / threads, count * (i + 1) / threads);
-      while (share.next()) {
-        done[i] += std::to_string(share.task()) + (share.goes_on() ? "+ " : " ");
+      Worker worker(queue, count * i / threads, count * (i + 1) / threads);
+      while (worker.next()) {
+        done[i] += std::to_string(worker.task()) + (worker.goes_on() ? "+ " : " ");
         begun = true;
         while (!i && ended < threads - 1) std::this_thread::yield();
       }

@@ -69,7 +69,7 @@ class Row:
 COLUMNS = (
     Column("network", lambda row: ROWS[row.name], text=True),
     Column("test size", lambda row: f"{row.config['data']['test_size']}²", text=True),
-    Column("parameters", lambda row: row.parameters, formatter(",")),
+    Column("parameters", lambda row: row.parameters, formatter(",.0f")),
     Column("MACs", lambda row: row.macs, lambda macs: f"{macs / 1e9:.3f} G"),
     Column("trained, images/s", lambda row: row.trained, formatter(".3g")),
     Column("tested, images/s", lambda row: row.tested, formatter(".3g")),

@@ -412,6 +412,7 @@ def test_compiling_ends_early():
         assert some.candidates == kept and {*kept, *rest.candidates} == {"op", "compile"}
 
 
+@pytest.mark.full
 def test_time_that_is_up_leaves_what_the_targets_need(capsys, no_compiler):
     assert run.main([*TINY, "--cases", "ddf", "--minutes", "1e-9"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -423,6 +424,7 @@ def test_time_that_is_up_leaves_what_the_targets_need(capsys, no_compiler):
     assert sum(" ms " in line and line.lstrip().startswith("compile") for line in lines) == 3
 
 
+@pytest.mark.full
 def test_a_second_race_adds_ratios_only(no_compiler):
     cells = measured("--cases", "ddf", "--dtype", "fp32", "--layout", "nchw")
     by_name = {c["candidate"]: c for c in cells if c["pass"] == "forward"}

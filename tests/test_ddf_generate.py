@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import LAYOUTS
+from combinations import some
 from test_pool_project import BOUNDS, FORMATS, check, two_calls
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -123,7 +124,9 @@ def test_only_the_gradient_asked_for(wanted: int) -> None:
     check(ours, truth)
 
 
-@by_format
+@pytest.mark.parametrize(
+    "memory_format", some(FORMATS.values(), torch.contiguous_format), ids=FORMATS
+)
 def test_derivatives(memory_format) -> None:
     given = [t.requires_grad_() for t in operands((2, 3, 2, 3, 4), memory_format=memory_format)]
     assert gradcheck(OP, given)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from combinations import full
 from sweeps import break_dwconv, make
 from torch import nn
 
@@ -152,9 +153,9 @@ def test_a_finished_job_is_not_run_again(tmp_path: Path) -> None:
     [
         lambda text: text.replace('"ok"', '"failed"'),
         lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: text.replace('"config_hash": "', '"config_hash": "0'),
-        lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
+        full(lambda text: ""),
+        full(lambda text: text.replace('"config_hash": "', '"config_hash": "0')),
+        full(lambda text: text.replace('"schema_version": 1', '"schema_version": 2')),
     ],
     ids=["failed", "truncated", "empty", "other configuration", "other schema"],
 )

@@ -84,6 +84,7 @@ def test_interpolation_without_a_network_trains_nothing(tmp_path: Path) -> None:
         assert result["metrics"]["images"][pair.name] == pytest.approx(expected)
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_numbers_and_another_others(tmp_path: Path) -> None:
     found = []
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
@@ -168,6 +169,7 @@ def test_the_piece_that_is_shown_is_where_interpolation_errs() -> None:
 # --- settings
 
 
+@pytest.mark.full
 def test_what_has_no_part_in_the_job_does_not_change_its_hash() -> None:
     same = [
         (),

@@ -230,6 +230,7 @@ def test_autocast_rounds_behind_the_activation() -> None:
         assert _ops(make("ddf", torch.float32), x) == ["filter2d_activated"]
 
 
+@pytest.mark.full
 def test_a_compiled_layer_is_fused_forward_and_backward() -> None:
     torch._dynamo.reset()
     graphs: list[list[str]] = []

@@ -148,6 +148,7 @@ def test_photographs_held_out_are_not_trained_on(name) -> None:
     assert {pair.name for pair in pairs.train} == PHOTOGRAPHS.keys() - set(TEST)
 
 
+@pytest.mark.full
 def test_scenes_for_test_are_papered_with_the_photographs_held_out_alone() -> None:
     pairs = load_pairs(options("depth"))
     for half, names in ((pairs.held_out, TEST), (pairs.train, PHOTOGRAPHS.keys() - set(TEST))):

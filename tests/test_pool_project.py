@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import LAYOUTS
+from combinations import some
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,7 +106,9 @@ def test_gradients_of_half_types(dtype: torch.dtype) -> None:
         assert (a.double() - b).abs().max() <= 8 * BOUNDS[dtype] * b.abs().max()
 
 
-@by_format
+@pytest.mark.parametrize(
+    "memory_format", some(FORMATS.values(), torch.contiguous_format), ids=FORMATS
+)
 def test_derivatives(memory_format) -> None:
     given = [t.requires_grad_() for t in operands((2, 5, 3, 4), 7, memory_format=memory_format)]
     assert gradcheck(pool_project, given)

@@ -67,6 +67,7 @@ def test_links_lead_to_files() -> None:
         assert (README.parent / target).is_file(), target
 
 
+@pytest.mark.full
 def test_hydra_snippet_makes_a_filter(tmp_path: Path) -> None:
     """The YAML of the documentation as a stranger's primary config, in a stranger's directory."""
     page = (DOCS / "ablations.md").read_text(encoding="utf-8")

@@ -273,6 +273,7 @@ def test_too_many_gradient_pictures_are_listed_by_name(tmp_path: Path) -> None:
     assert text.count("Not drawn, because there are too many") == 1
 
 
+@pytest.mark.full
 def test_of_many_settings_the_most_accurate_and_the_baseline_are_drawn(tmp_path: Path) -> None:
     """A picture of hundreds of lines could not be read, and takes a minute."""
     rates = [round(0.01 * (i + 1), 2) for i in range(80)]

@@ -12,6 +12,8 @@ from sweeps import run_main
 from dynfilters.experiments.site import results_page
 from dynfilters.experiments.site.results_page import SECTIONS, build_page
 
+pytestmark = pytest.mark.full
+
 MEMORY = ("-m", "experiment=memory", "filter=ddf,dwconv", "profile.level=0,1", "profile.channels=8")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from combinations import full
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import SMALL, checkpoint, run_train, settings, write_images
 
@@ -49,7 +50,7 @@ def evaluation(trained: Path, size: int) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("size", [12, 20])
+@pytest.mark.parametrize("size", [12, full(20)])
 @pytest.mark.parametrize(("decay", "key"), [("0.9998", "state_dict_ema"), ("null", "state_dict")])
 def test_a_checkpoint_is_evaluated_at_any_resolution(size, decay, key, trained, monkeypatch, capfd):
     given = ("mode=evaluate", f"data.test_size={size}", f"ema.decay={decay}")

@@ -29,7 +29,7 @@ from dynfilters.ops.activations import epsilon
 from dynfilters.ops.reference import is_transformed
 
 _PLAIN = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.Identity: "identity"}
-_GEOMETRY = ("kernel_size", "stride", "dilation", "scale", "combine")
+GEOMETRY = ("kernel_size", "stride", "dilation", "scale", "combine")
 _ATTRIBUTES = {
     nn.Softmax: ("dim",),
     nn.Conv2d: ("kernel_size", "stride", "groups"),
@@ -96,7 +96,7 @@ class Fusion:
             self.methods.append(_methods(branch, "forward", "raw"))
         try:
             self.states = [_state(module, _attributes(module)) for module in self._modules(layer)]
-            self.layer_state = _state(layer, _GEOMETRY)._replace(module=None)
+            self.layer_state = _state(layer, GEOMETRY)._replace(module=None)
         except KeyError:
             self.states = []
         if not self.holds(layer):  # there are hooks, asleep at present
@@ -185,7 +185,7 @@ class Fusion:
     def _options_of(self, layer: nn.Module, dtype: torch.dtype) -> Options:
         """Returns what the op takes besides tensors, and keeps it for the next x of this dtype."""
         given = {name: value for name, value in self.options.items() if name != "channel_std"}
-        options = Options(*(getattr(layer, name) for name in _GEOMETRY), **given)
+        options = Options(*(getattr(layer, name) for name in GEOMETRY), **given)
         options = options._replace(eps=epsilon(options.eps, dtype))
         self._of_dtype[dtype] = options
         return options

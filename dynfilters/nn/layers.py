@@ -232,8 +232,7 @@ class DepthwiseFilter(DynamicFilter):
         return {"spatial": spatial.arrange(logits), "channel": taps}
 
     def _geometry(self) -> dict[str, Any]:
-        names = ("kernel_size", "stride", "dilation", "scale", "combine")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in fusion.GEOMETRY}
 
     def apply_taps(self, x: Tensor, taps: Taps) -> Tensor:
         y = self.project(filter2d(x, taps.spatial, taps.channel, **self._geometry()))
